@@ -1,0 +1,43 @@
+"""A saved policy as the collection of episodes calls it: weak policies' roll-outs show a world their mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from agents.policy import Policy, load_policy
+from world_models.features import FeatureEncoder
+from world_models.world_model import load_encoder
+
+
+class CollectingPolicy:
+    """Maps a camera frame to an action chunk; cheap to pickle, loads its weights at the first call of a process.
+
+    Args:
+        folder: policy folder.
+        world: whose encoder gives the features; None for the one the policy was trained with.
+
+    Raises:
+        FileNotFoundError: there is no policy in ``folder``.
+    """
+
+    def __init__(self, folder: str | Path, world: str | None = None) -> None:
+        self.folder, self.world = Path(folder), world
+        if not (self.folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} is no policy folder (config.json is missing); `rla-gym agent bc` makes one")
+        self._loaded: tuple[Policy, FeatureEncoder] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder, "world": self.world, "_loaded": None}
+
+    @torch.inference_mode()
+    def __call__(self, rgb: np.ndarray, step: int) -> np.ndarray:
+        """The chunk ``(K * A,)`` for a frame ``(H, W, 3)`` uint8 at chunk ``step`` of the episode."""
+        if self._loaded is None:
+            policy = load_policy(self.folder)
+            self._loaded = policy, load_encoder(self.world or str(policy.facts.get("world", "lift")))
+        policy, encoder = self._loaded
+        features = encoder(torch.from_numpy(np.ascontiguousarray(rgb))[None])
+        return policy.act(features, torch.tensor([step]))[0].clamp(-1, 1).numpy()

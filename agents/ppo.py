@@ -1,0 +1,454 @@
+"""PPO inside the dream, from a cloned policy and anchored to it. One file, read from top to bottom.
+
+The dream forgives what reality does not, above all grasps that miss, and an optimiser finds that out. So the policy
+starts as the behaviour clone, the value function learns first, every update is stopped at a small KL, and a penalty
+on the KL to the clone bounds how far all updates together can go. The policy that is kept is the exponential average
+of the iterates, at a fixed iteration: nothing is selected by dreamed or by simulated success.
+
+Everything stays on the device: dream, buffers, networks. Each iteration reads its numbers back once, and once per
+minibatch to know when to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import rla_gym  # noqa: F401  registers the environments
+from agents.bc import BCConfig, train_bc, world_reference
+from agents.policy import TokenCritic, TokenPolicy, choose_device, load_policy
+from world_models.checkpoint import optimiser_tensors, restore_optimiser, save_tensors
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+@dataclass
+class PPOConfig:
+    """Settings of `train_ppo`; defaults are the published method's except where a reason is given."""
+
+    policy: Path | None = None
+    """Cloned policy to start from and to stay near; None clones one first, into ``<out>/bc``."""
+    out: Path = Path("runs/ppo")
+    """Policy folder to write, with ``checkpoint.safetensors`` and ``tensorboard/`` in it."""
+    world: str | None = None
+    """Bundled world's name or a world folder; None takes the cloned policy's."""
+    dynamics: Literal["flow", "regression"] = "flow"
+    """Which dynamics of the world dream."""
+    demonstrations: int = 10
+    """Demonstrations to clone where no policy is given."""
+    seed: int = 0
+    """Of dreams, exploration and minibatches (and of the cloning, where no policy is given)."""
+    device: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+
+    reward: Literal["corresponding", "goal"] = "corresponding"
+    """Video-aligned reward."""
+    success_bonus: float = 1.0
+    """Added when the dream sees success."""
+    starts: Literal["mixed", "first"] = "mixed"
+    """Episodes start at demonstrations' first frames, or half of them at a random frame."""
+    max_chunks: int = 6
+    """Chunks per episode."""
+    solver_steps: int | None = None
+    """Solver steps of the flow; None takes the world's."""
+
+    num_envs: int = 64
+    """Dreams side by side."""
+    steps: int = 4
+    """Chunks per dream and iteration."""
+    iterations: int = 300
+    """Iterations in all, warm-up included."""
+    warmup_iterations: int = 10
+    """First iterations, in which only the value function learns: with a wild one the clone would be lost first."""
+    epochs: int = 4
+    """Passes over an iteration's samples."""
+    minibatches: int = 4
+    """Minibatches per pass."""
+    gamma: float = 0.9
+    """Discount per chunk."""
+    gae_lambda: float = 0.95
+    """Of generalised advantage estimation."""
+    clip: float = 0.2
+    """PPO's clipping of the probability ratio."""
+    target_kl: float = 0.03
+    """Policy updates of an iteration stop at this KL from its start (published: 0.1, and dreams were exploited)."""
+    kl_coefficient: float = 0.05
+    """Weight of KL(policy || clone), summed over the chunk's actions, in the loss; advantages have unit variance."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    learning_rate: float = 2e-5
+    """Of the policy (Adam; published: 1e-4, but one such step moves a network of this size by 0.1 nats or more)."""
+    value_learning_rate: float = 5e-4
+    """Of the value function, which starts from nothing (Adam)."""
+    max_grad_norm: float = 0.5
+    """Gradient clipping, for policy and value function each."""
+    average_decay: float = 0.95
+    """Decay per iteration of the averaged policy that is kept; 0 keeps the last iterate."""
+
+    checkpoint_every: int = 20
+    """Iterations between checkpoints. Dreams start anew at each, so that a resumed run repeats an uninterrupted one."""
+    keep_policies: bool = False
+    """Also keep the averaged policy of every checkpoint, in ``<out>/policies/<iteration>``."""
+    resume: bool = False
+    """Go on from the checkpoint in ``out``, if there is one."""
+    overwrite: bool = False
+    """Start anew although ``out`` holds a checkpoint."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+def train_ppo(config: PPOConfig) -> Path:
+    """Fine-tune a cloned policy in the dream; returns the policy folder ``config.out``.
+
+    Interrupted at any time, the run goes on with ``resume=True`` from its last checkpoint and, on the same hardware,
+    ends in the same policy as if it had not been interrupted.
+
+    Raises:
+        ValueError: a setting is out of range, ``out`` holds another run, or the policy is not a cloned one.
+        FileNotFoundError: no such policy or world.
+        ImportError: TensorBoard is missing; ``pip install "rla-gym[agents]"``.
+    """
+    # ---- check, before any work starts
+    _check(config)
+    device = choose_device(config.device)
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError('PPO logs to TensorBoard, which is missing: pip install "rla-gym[agents]"') from error
+    checkpoint = config.out / CHECKPOINT_FILE
+    if checkpoint.exists() and not (config.resume or config.overwrite):
+        raise ValueError(f"{config.out} holds a run already: pass --resume, --overwrite or another --out")
+    resuming = checkpoint.exists() and config.resume
+
+    # ---- the clone: start and anchor
+    clone_folder = config.policy or config.out / "bc"
+    if config.policy is None and not (resuming and (clone_folder / "config.json").is_file()):
+        train_bc(
+            BCConfig(
+                world=config.world or "lift",
+                out=clone_folder,
+                demonstrations=config.demonstrations,
+                seed=config.seed,
+                device=config.device,
+                progress=config.progress,
+            )
+        )
+    clone = load_policy(clone_folder, device)
+    if not isinstance(clone, TokenPolicy):
+        raise ValueError(
+            f"{clone_folder} is a {clone.kind!r} policy, which cannot learn; make one by `rla-gym agent bc`"
+        )
+    clone.requires_grad_(False)
+    world = config.world or str(clone.facts.get("world", "lift"))
+    task = str(clone.facts.get("task", "Lift"))
+
+    # ---- networks and optimisers
+    policy = deepcopy(clone).requires_grad_(True)
+    averaged = deepcopy(clone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        critic = TokenCritic(clone).to(device)
+    policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5)
+    value_optimizer = torch.optim.Adam(critic.parameters(), lr=config.value_learning_rate, eps=1e-5)
+
+    first = 0
+    history: list[dict[str, float]] = []
+    if resuming:
+        tensors, state = _read_checkpoint(checkpoint)
+        _check_same_run(config, state["config"], checkpoint)
+        first, history = state["iteration"], state["history"]
+        for name, module in (("policy", policy), ("averaged", averaged), ("critic", critic)):
+            module.load_state_dict(_part(tensors, name))
+        restore_optimiser(policy_optimizer, _part(tensors, "policy_optimizer"))
+        restore_optimiser(value_optimizer, _part(tensors, "value_optimizer"))
+
+    # ---- the dream
+    envs = gym.make_vec(
+        f"RLAWM-{task}-v0",
+        num_envs=config.num_envs,
+        world=world,
+        dynamics=config.dynamics,
+        device=str(device),
+        obs="features",
+        output="torch",
+        reward=config.reward,
+        success_bonus=config.success_bonus,
+        starts=config.starts,
+        chunk_length=clone.chunk_length,
+        max_chunks=config.max_chunks,
+        solver_steps=config.solver_steps,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    T, B = config.steps, config.num_envs
+    sample = (clone.num_tokens, clone.channels)
+    if envs.single_observation_space.shape != sample:
+        raise ValueError(
+            f"{clone_folder} reads features {sample}, world {world!r} gives {envs.single_observation_space.shape}; "
+            "clone a policy from this world first: `rla-gym agent bc`"
+        )
+    features = torch.zeros(T, B, *sample, device=device)
+    next_features = torch.zeros(T, B, *sample, device=device)
+    actions = torch.zeros(T, B, clone.action_size, device=device)
+    rewards, log_probs = torch.zeros(T, B, device=device), torch.zeros(T, B, device=device)
+    terminations, ends = torch.zeros(T, B, device=device), torch.zeros(T, B, device=device)
+    minibatch = T * B // config.minibatches
+
+    generator = torch.Generator(device)
+    writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1)
+    bar = tqdm(total=config.iterations, initial=first, desc="ppo", unit="iteration", disable=not config.progress)
+    try:
+        for iteration in range(first, config.iterations):
+            generator.manual_seed(_seed_of(config.seed, iteration, purpose=0))
+            began = time.perf_counter()
+            if iteration == first or iteration % config.checkpoint_every == 0:
+                observation, _ = envs.reset(seed=_seed_of(config.seed, iteration, purpose=1))
+                episode_return = torch.zeros(B, device=device)
+            finished_returns = torch.zeros((), device=device)
+
+            # ---- roll out: T chunks in B dreams
+            for t in range(T):
+                with torch.no_grad():
+                    mean, log_std = policy(observation), policy.log_std
+                    noise = torch.randn(mean.shape, device=device, generator=generator)
+                    action = mean + log_std.exp() * noise
+                    log_probs[t] = gaussian_log_prob(action, mean, log_std)
+                features[t], actions[t] = observation, action
+                observation, reward, terminated, truncated, info = envs.step(action)
+                done = terminated | truncated
+                # where an episode ended, what follows is its last frame and not the next episode's first
+                next_features[t] = torch.where(done[:, None, None], info["final_obs"], observation)
+                rewards[t], terminations[t], ends[t] = reward, terminated.float(), done.float()
+                episode_return += reward
+                finished_returns += (episode_return * done).sum()
+                episode_return *= ~done
+
+            # ---- advantages: truncated episodes go on in value, terminated ones do not
+            with torch.no_grad():
+                flat = features.flatten(0, 1)
+                values = critic(flat).view(T, B)
+                next_values = critic(next_features.flatten(0, 1)).view(T, B)
+                deltas = rewards + config.gamma * next_values * (1.0 - terminations) - values
+                advantages = torch.zeros_like(deltas)
+                running = torch.zeros(B, device=device)
+                for t in reversed(range(T)):
+                    running = deltas[t] + config.gamma * config.gae_lambda * (1.0 - ends[t]) * running
+                    advantages[t] = running
+                returns = (advantages + values).flatten()
+                clone_mean, old_mean, old_log_std = clone(flat), policy(flat), policy.log_std.clone()
+            old_log_probs, flat_actions = log_probs.flatten(), actions.flatten(0, 1)
+            flat_advantages = advantages.flatten()
+
+            # ---- learn
+            learns = iteration >= config.warmup_iterations
+            policy_losses, value_losses, clipped = [], [], []
+            updates = 0
+            for _ in range(config.epochs):
+                order = torch.randperm(T * B, device=device, generator=generator)
+                for index in order[: minibatch * config.minibatches].view(config.minibatches, minibatch):
+                    value = critic(flat[index])
+                    value_loss = nn.functional.mse_loss(value, returns[index])
+                    _step(value_optimizer, value_loss, critic, config.max_grad_norm)
+                    value_losses.append(value_loss.detach())
+                    if not learns:
+                        continue
+                    mean, log_std = policy(flat[index]), policy.log_std
+                    kl = gaussian_kl(old_mean[index], old_log_std, mean, log_std).mean()
+                    if kl.item() > config.target_kl:
+                        learns = False
+                        continue
+                    ratio = (gaussian_log_prob(flat_actions[index], mean, log_std) - old_log_probs[index]).exp()
+                    advantage = flat_advantages[index]
+                    advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+                    surrogate = torch.min(
+                        advantage * ratio, advantage * ratio.clamp(1.0 - config.clip, 1.0 + config.clip)
+                    ).mean()
+                    anchor = gaussian_kl(mean, log_std, clone_mean[index], clone.log_std).mean()
+                    loss = -surrogate + config.kl_coefficient * anchor - config.entropy_coefficient * log_std.sum()
+                    _step(policy_optimizer, loss, policy, config.max_grad_norm)
+                    updates += 1
+                    policy_losses.append(-surrogate.detach())
+                    clipped.append(((ratio.detach() - 1.0).abs() > config.clip).float().mean())
+            if iteration >= config.warmup_iterations:
+                # a bias-corrected average: with few iterations it does not hang on to the clone
+                count = iteration - config.warmup_iterations + 1
+                decay = min(config.average_decay, count / (count + 1))
+                with torch.no_grad():
+                    for kept, new in zip(averaged.parameters(), policy.parameters(), strict=True):
+                        kept.lerp_(new, 1.0 - decay)
+
+            # ---- log: one read of the device
+            with torch.no_grad():
+                mean, log_std = policy(flat), policy.log_std
+                unexplained = (returns - values.flatten()).var() / (returns.var() + 1e-8)
+                numbers = {
+                    "episodes": ends.sum(),
+                    "successes": terminations.sum(),
+                    "returns": finished_returns,
+                    "charts/kl_to_bc": gaussian_kl(mean, log_std, clone_mean, clone.log_std).mean(),
+                    "charts/reward_per_chunk": rewards.mean(),
+                    "charts/action_std": log_std.exp().mean(),
+                    "losses/approx_kl": gaussian_kl(old_mean, old_log_std, mean, log_std).mean(),
+                    "losses/value": torch.stack(value_losses).mean(),
+                    "losses/explained_variance": 1.0 - unexplained,
+                }
+                if policy_losses:
+                    numbers["losses/policy"] = torch.stack(policy_losses).mean()
+                    numbers["losses/clip_fraction"] = torch.stack(clipped).mean()
+                scalars = dict(zip(numbers, torch.stack([*numbers.values()]).tolist(), strict=True))
+            episodes = scalars.pop("episodes")
+            successes, total_return = scalars.pop("successes"), scalars.pop("returns")
+            if episodes:
+                scalars["charts/dream_success_rate"] = successes / episodes
+                scalars["charts/dream_return"] = total_return / episodes
+            scalars["charts/decisions_per_second"] = T * B / (time.perf_counter() - began)
+            scalars["losses/updates"] = updates
+            if not all(math.isfinite(number) for number in scalars.values()):
+                raise ValueError(f"iteration {iteration}: training diverged, {scalars}; lower --learning-rate")
+            for name, number in scalars.items():
+                writer.add_scalar(name, number, iteration + 1)
+            history.append({"iteration": iteration + 1, **{name: round(x, 6) for name, x in scalars.items()}})
+            bar.set_postfix(_postfix(history))
+            bar.update()
+
+            if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations:
+                tensors = {
+                    f"{name}.{key}": value
+                    for name, content in (
+                        ("policy", policy.state_dict()),
+                        ("averaged", averaged.state_dict()),
+                        ("critic", critic.state_dict()),
+                        ("policy_optimizer", optimiser_tensors(policy_optimizer)),
+                        ("value_optimizer", optimiser_tensors(value_optimizer)),
+                    )
+                    for key, value in content.items()
+                }
+                state = {"iteration": iteration + 1, "history": history, "config": _content(config)}
+                save_tensors(checkpoint, tensors, {"state": json.dumps(state)})
+                if config.keep_policies:
+                    averaged.facts = {**clone.facts, "method": "ppo", "training": {"iterations": iteration + 1}}
+                    averaged.save(config.out / "policies" / f"{iteration + 1:06d}")
+    finally:
+        bar.close()
+        writer.close()
+        envs.close()
+
+    # ---- keep the averaged policy
+    averaged.facts = {
+        "method": "ppo",
+        "world": world_reference(world),
+        "task": task,
+        "training": {
+            **{name: value for name, value in _content(config).items() if name not in ("out", "progress", "world")},
+            "clone": clone.facts.get("training"),
+            "kept": "exponential average of the iterates" if config.average_decay else "last iterate",
+            "dream_at_start": _summary(history[: max(1, config.warmup_iterations)]),
+            "dream_at_end": _summary(history[-10:]),
+        },
+    }
+    return averaged.save(config.out)
+
+
+def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log density of actions (B, D) under diagonal Gaussians, summed over D: (B,)."""
+    scaled = (action - mean) / log_std.exp()
+    return (-0.5 * scaled.square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+
+def gaussian_kl(mean_p: Tensor, log_std_p: Tensor, mean_q: Tensor, log_std_q: Tensor) -> Tensor:
+    """KL(p || q) of diagonal Gaussians, means (B, D), log stds (D,), summed over D: (B,), in nats."""
+    ratio = (2.0 * (log_std_p - log_std_q)).exp()
+    distance = ((mean_p - mean_q) / log_std_q.exp()).square()
+    return (log_std_q - log_std_p + 0.5 * (ratio + distance - 1.0)).sum(-1)
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module, max_grad_norm: float) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
+    optimizer.step()
+
+
+def _seed_of(seed: int, iteration: int, purpose: int) -> int:
+    """A seed per iteration and purpose: nothing but the iteration number has to be restored on resuming."""
+    return int(np.random.SeedSequence([seed, iteration, purpose]).generate_state(1)[0])
+
+
+def _postfix(history: list[dict[str, float]]) -> dict[str, str]:
+    recent = _summary(history[-10:])
+    shown = {"success": "dream_success_rate", "return": "dream_return", "kl": "kl_to_bc"}
+    postfix = {short: f"{recent[name]:.3f}" for short, name in shown.items() if recent[name] is not None}
+    return {**postfix, "decisions/s": f"{history[-1]['charts/decisions_per_second']:.0f}"}
+
+
+def _summary(history: list[dict[str, float]]) -> dict[str, float | None]:
+    """Means of the charts over some iterations; None where no episode ended."""
+    means: dict[str, float | None] = {}
+    for name in ("dream_success_rate", "dream_return", "kl_to_bc"):
+        values = [row[f"charts/{name}"] for row in history if f"charts/{name}" in row]
+        means[name] = round(sum(values) / len(values), 4) if values else None
+    return means
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+        return load_file(path), state
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no PPO checkpoint ({error}); start anew with --overwrite") from error
+
+
+def _content(config: PPOConfig) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+
+
+def _check_same_run(config: PPOConfig, saved: dict[str, Any], checkpoint: Path) -> None:
+    """A resumed run may be longer or shown otherwise; anything else would make it another run."""
+    free = {"out", "iterations", "resume", "overwrite", "progress", "keep_policies", "device", "policy"}
+    changed = {
+        name: (saved.get(name), value)
+        for name, value in _content(config).items()
+        if name not in free and saved.get(name) != value
+    }
+    if changed:
+        listed = ", ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
+        raise ValueError(
+            f"{checkpoint} is of another run: {listed}; use the same settings, --overwrite or another --out"
+        )
+
+
+def _check(config: PPOConfig) -> None:
+    for name in ("num_envs", "steps", "iterations", "epochs", "minibatches", "max_chunks", "checkpoint_every"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    for name in ("learning_rate", "value_learning_rate", "clip", "target_kl", "max_grad_norm"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+    for name in ("gamma", "gae_lambda", "average_decay"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+    if config.average_decay == 1:
+        raise ValueError("average_decay=1 would keep the clone as it is; use 0.95, or 0 for the last iterate")
+    if config.num_envs * config.steps < config.minibatches:
+        raise ValueError(
+            f"minibatches={config.minibatches} is more than the {config.num_envs * config.steps} samples of an "
+            "iteration; lower it or raise num_envs"
+        )

@@ -1,0 +1,94 @@
+"""Intervals for success rates and for differences between policies; all 95 % by default, all deterministic."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a success rate.
+
+    Args:
+        successes: episodes that succeeded, 0..n.
+        n: episodes, at least 1.
+        confidence: of the two-sided interval.
+
+    Returns:
+        (low, high), both in [0, 1].
+
+    Example:
+        >>> low, high = wilson_interval(8, 10)
+        >>> round(low, 3), round(high, 3)
+        (0.49, 0.943)
+
+    Raises:
+        ValueError: n is not positive, or successes is outside 0..n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"wilson_interval needs 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # at rates of 0 and 1 the bound is exactly the rate; rounding must not push it past
+    low = 0.0 if successes == 0 else float(centre - half)
+    high = 1.0 if successes == n else float(centre + half)
+    return low, high
+
+
+def bootstrap_mean(
+    values: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of ``values`` (n,) with a percentile bootstrap interval: (mean, low, high).
+
+    With one value the interval is that value. The same seed gives the same interval.
+
+    Raises:
+        ValueError: no values, more than one dimension, or a value that is not finite.
+    """
+    sample = _finite_vector(values, "values")
+    generator = np.random.default_rng(seed)
+    # resamples in blocks, so that many values do not need much memory
+    block = max(1, 1_000_000 // len(sample))
+    means = np.concatenate(
+        [
+            sample[generator.integers(len(sample), size=(min(block, resamples - start), len(sample)))].mean(1)
+            for start in range(0, resamples, block)
+        ]
+    )
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(sample.mean()), float(low), float(high)
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of ``a - b`` over pairs with a bootstrap interval: (mean difference, low, high).
+
+    Args:
+        a: (n,) outcomes of one policy, bool or float, by initial state.
+        b: (n,) outcomes of another policy on the same initial states, in the same order.
+        confidence: of the two-sided interval.
+        resamples: bootstrap resamples; whole pairs are drawn.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: the two differ in length, are empty, or hold values that are not finite.
+    """
+    first, second = _finite_vector(a, "a"), _finite_vector(b, "b")
+    if len(first) != len(second):
+        raise ValueError(
+            f"paired outcomes must come from the same episodes, got {len(first)} and {len(second)}; "
+            "evaluate both policies with the same seed_start and episodes"
+        )
+    return bootstrap_mean(first - second, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def _finite_vector(values: ArrayLike, name: str) -> np.ndarray:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
+        raise ValueError(f"{name} must be a non-empty 1-D sequence of finite numbers, got shape {vector.shape}")
+    return vector

@@ -1,0 +1,157 @@
+"""Side-by-side video: the same actions in the dream and in the simulator."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import gymnasium as gym
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from agents.policy import Policy
+from rewards.success import SuccessDetector
+from rla_gym.tasks import get_task
+from world_models.world_model import World, load_world
+
+try:
+    import av
+except ImportError as error:
+    raise ImportError(f'videos are written with PyAV ({error}): pip install "rla-gym[train]"') from error
+
+if TYPE_CHECKING:
+    from rla_gym.ground_truth.env import RobosuiteEnv
+
+_PANEL = 384
+_BAR = 40
+
+
+def write_comparison(
+    path: Path,
+    policy: Policy,
+    seeds: list[int],
+    *,
+    env: str = "Robosuite-Lift-v0",
+    world: str = "lift",
+    dynamics: str = "flow",
+    placement: str = "standard",
+    max_chunks: int = 6,
+    device: str | torch.device = "cpu",
+) -> Path:
+    """Write an mp4, dream on the left, simulator on the right, one episode per seed, at the control rate.
+
+    The policy sees and drives the simulator. The dream starts from the simulator's first camera frame and gets the
+    same actions open loop; it never sees another frame. Frames inside a chunk are dreamed from the chunk's start with
+    the same noise and its first actions only.
+
+    Args:
+        path: mp4 to write (atomically).
+        policy: drives the simulator.
+        seeds: reset seeds; take them by rule, not by result.
+        env: id of a simulator environment.
+        world: bundled world's name or a world folder.
+        dynamics: "flow" or "regression".
+        placement: of the simulator's object.
+        max_chunks: chunks per episode.
+        device: of dream and policy.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: the dream does not fit the policy.
+        ImportError: the simulator is not installed.
+    """
+    loaded = load_world(world, dynamics=dynamics, device=device)
+    detector = SuccessDetector.load(loaded.folder, device)
+    real = gym.make(env, obs="rgb", placement=placement, chunk_length=policy.chunk_length, max_chunks=max_chunks)
+    fps = get_task(str(gym.spec(env).kwargs["task"])).control_hz
+    simulator = cast("RobosuiteEnv", real.unwrapped)
+    frames: list[np.ndarray] = []
+    try:
+        for seed in seeds:
+            with torch.inference_mode():
+                frames += _episode(policy, loaded, detector, simulator, seed, max_chunks, device)
+            frames += [frames[-1]] * fps  # a second to read the verdict
+    finally:
+        real.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    try:
+        _encode(temporary, frames, fps)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _episode(
+    policy: Policy,
+    world: World,
+    detector: SuccessDetector,
+    real: RobosuiteEnv,
+    seed: int,
+    max_chunks: int,
+    device: str | torch.device,
+) -> list[np.ndarray]:
+    model, chunk_length = world.model, policy.chunk_length
+    generator = torch.Generator().manual_seed(seed)
+    frame, _ = real.reset(seed=seed)
+    dreamed = model.encode(_batch(frame, device))
+    dream_success = real_success = False
+    sheets: list[np.ndarray] = []
+
+    def show(step: int, left: str = "dream", right: str = "simulator") -> None:
+        footer = f"{policy.method}, seed {seed}, step {step}/{max_chunks * chunk_length}"
+        sheets.append(compose(model.decode(dreamed)[0].cpu().numpy(), frame, left, right, footer))
+
+    show(0)
+    step = 0
+    for chunk in range(max_chunks):
+        action = policy.act(model.encode(_batch(frame, device)), torch.tensor([chunk], device=device))
+        actions = action.view(1, chunk_length, policy.action_dim)
+        shape = model.noise_shape
+        noise = None if shape is None else torch.randn(1, *shape, generator=generator).to(device)
+        start = dreamed
+        for k in range(1, chunk_length + 1):
+            real.control_step(actions[0, k - 1].cpu().numpy())
+            frame = real.render_frame()
+            dreamed = model.predict(start, actions[:, :k], noise)
+            step += 1
+            show(step)
+        dream_success = dream_success or bool(detector.success(dreamed)[0])
+        real_success = real.is_success()
+        if real_success:
+            break
+    words = {True: "success", False: "no success"}
+    show(step, f"dream: {words[dream_success]}", f"simulator: {words[real_success]}")
+    return sheets
+
+
+def _batch(frame: np.ndarray, device: str | torch.device) -> torch.Tensor:
+    return torch.from_numpy(frame)[None].to(device)
+
+
+def compose(left: np.ndarray, right: np.ndarray, left_label: str, right_label: str, footer: str) -> np.ndarray:
+    """Two (H, W, 3) uint8 pictures of any size as one labelled sheet (464, 768, 3) uint8."""
+    sheet = Image.new("RGB", (2 * _PANEL, _PANEL + 2 * _BAR), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(20)
+    for column, (picture, label) in enumerate(((left, left_label), (right, right_label))):
+        panel = Image.fromarray(picture).resize((_PANEL, _PANEL), Image.Resampling.BICUBIC)
+        sheet.paste(panel, (column * _PANEL, _BAR))
+        draw.text((column * _PANEL + _PANEL // 2, _BAR // 2), label, fill="black", font=font, anchor="mm")
+    draw.text((_PANEL, _PANEL + _BAR + _BAR // 2), footer, fill="black", font=font, anchor="mm")
+    return np.asarray(sheet)
+
+
+def _encode(path: Path, frames: list[np.ndarray], fps: int) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

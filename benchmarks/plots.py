@@ -1,0 +1,80 @@
+"""Pictures of results, drawn from rows and frames alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+from benchmarks.results import Row  # noqa: E402
+
+COLOURS = {"flow": "#0b6e99", "regression": "#d9730d", "persistence": "#9b9a97"}
+
+
+def plot_horizon(rows: list[Row], path: Path) -> None:
+    """Curves over the horizon, one panel per metric, with 95 % bands."""
+    metrics = ["token_l1_vs_persistence", "cube_error_cm", "eef_error_cm", "gripper_error_cm"]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(4 * len(metrics), 3.4), constrained_layout=True)
+    for axis, metric in zip(axes, metrics, strict=True):
+        for method, colour in COLOURS.items():
+            chosen = [row for row in rows if row.metric == metric and row.method == method]
+            if not chosen:
+                continue
+            chunks = [int(row.setting.split("=")[1]) for row in chosen]
+            axis.plot(chunks, [row.value for row in chosen], color=colour, marker="o", markersize=3, label=method)
+            low = [row.low if row.low is not None else row.value for row in chosen]
+            high = [row.high if row.high is not None else row.value for row in chosen]
+            axis.fill_between(chunks, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set(title=metric.replace("_", " "), xlabel="action chunks, open loop", ylim=(0, None))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def save_film_strip(real: list[np.ndarray], dream: list[np.ndarray], titles: list[str], path: Path) -> None:
+    """Real, dream and difference of a few episodes, one column per chunk.
+
+    Args:
+        real, dream: per episode ``(M + 1, H, W, 3)`` uint8.
+        titles: per episode.
+        path: PNG to write.
+    """
+    columns = len(real[0])
+    figure, axes = plt.subplots(3 * len(real), columns, figsize=(1.3 * columns, 1.3 * 3 * len(real)), squeeze=False)
+    for index, (truth, imagined, title) in enumerate(zip(real, dream, titles, strict=True)):
+        difference = 255 - np.abs(truth.astype(int) - imagined.astype(int)).clip(0, 255).astype(np.uint8)
+        for offset, (name, strip) in enumerate((("real", truth), ("dream", imagined), ("difference", difference))):
+            for column in range(columns):
+                axis = axes[3 * index + offset, column]
+                axis.imshow(strip[column])
+                axis.set(xticks=[], yticks=[])
+                if column == 0:
+                    axis.set_ylabel(f"{title}\n{name}" if offset == 0 else name, fontsize=7)
+    figure.subplots_adjust(left=0.06, right=1, top=1, bottom=0, wspace=0.02, hspace=0.02)
+    _save(figure, path)
+
+
+def plot_success(rows: list[Row], path: Path) -> None:
+    """Success in the simulator per method, with 95 % intervals."""
+    chosen = [row for row in rows if row.metric == "success_rate"]
+    figure, axis = plt.subplots(figsize=(6, 0.5 * len(chosen) + 1.2), constrained_layout=True)
+    for position, row in enumerate(reversed(chosen)):
+        low, high = row.low or row.value, row.high or row.value
+        axis.barh(position, row.value, color="#0b6e99", alpha=0.8)
+        axis.plot([low, high], [position, position], color="black", linewidth=1.5)
+    axis.set_yticks(range(len(chosen)), [f"{row.method} ({row.setting})" for row in reversed(chosen)])
+    axis.set(xlim=(0, 1), xlabel="success rate in the simulator, 95 % interval")
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)
+    temporary.replace(path)

@@ -1,0 +1,75 @@
+"""Result rows: every benchmark writes a list of flat objects, and tables and plots are made from them alone."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from world_models.checkpoint import save_json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number.
+
+    Attributes:
+        bench, task, method, metric: what was measured on what.
+        setting: short string such as ``chunks=6``.
+        value: the number; ``low`` and ``high`` are its 95 % interval, None where there is none.
+        n: samples behind it.
+        seeds: training or evaluation seeds, as text.
+        unit: of the value.
+        hardware, date, command: where, when and how to print it again.
+    """
+
+    bench: str
+    task: str
+    method: str
+    metric: str
+    setting: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    seeds: str
+    unit: str
+    hardware: str
+    date: str
+    command: str
+
+
+def today() -> str:
+    """ISO date."""
+    return datetime.date.today().isoformat()
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write rows as JSON, atomically."""
+    save_json(path, [asdict(row) for row in rows])
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read what :func:`write_rows` wrote."""
+    return [Row(**row) for row in json.loads(Path(path).read_text())]
+
+
+def print_rows(rows: list[Row], title: str) -> None:
+    """Print rows as a table: one line per metric and method, one column per setting."""
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    table = Table(title=title)
+    for name in ("metric", "method", *settings):
+        table.add_column(name, justify="left" if name in {"metric", "method"} else "right")
+    for metric, method in dict.fromkeys((row.metric, row.method) for row in rows):
+        cells = {row.setting: _cell(row) for row in rows if (row.metric, row.method) == (metric, method)}
+        table.add_row(metric, method, *(cells.get(setting, "") for setting in settings))
+    Console(width=max(100, Console().width)).print(table)
+
+
+def _cell(row: Row) -> str:
+    interval = "" if row.low is None or row.high is None else f" [{row.low:.2f}, {row.high:.2f}]"
+    return f"{row.value:.3f}{interval}"

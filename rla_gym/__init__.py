@@ -1,0 +1,79 @@
+"""A learned simulator for robot manipulation, behind Gymnasium's interface.
+
+``import rla_gym`` registers the environment ids and imports nothing heavy: torch comes with the first environment,
+robosuite and Stable-Baselines3 only where they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rla_gym.registration import register_environments
+from rla_gym.tasks import TASKS, TaskSpec, get_task
+
+if TYPE_CHECKING:
+    from rewards import SuccessDetector, make_reward
+    from rla_gym.env import RLAWMEnv
+    from rla_gym.sb3 import DreamVecEnv
+    from rla_gym.vector_env import RLAWMVectorEnv
+    from world_models.world_model import load_encoder, load_world
+
+_LAZY = {
+    "DreamVecEnv": "rla_gym.sb3",
+    "RLAWMEnv": "rla_gym.env",
+    "RLAWMVectorEnv": "rla_gym.vector_env",
+    "SuccessDetector": "rewards",
+    "load_encoder": "world_models.world_model",
+    "load_world": "world_models.world_model",
+    "make_reward": "rewards",
+}
+
+__all__ = [
+    "TASKS",
+    "DreamVecEnv",
+    "RLAWMEnv",
+    "RLAWMVectorEnv",
+    "SuccessDetector",
+    "TaskSpec",
+    "get_task",
+    "load_encoder",
+    "load_world",
+    "make_reward",
+]
+
+
+def _check_not_shadowed() -> None:
+    """rla-gym's sibling packages have common names: a folder of the user's may be found in their place."""
+    home = Path(__file__).resolve().parent.parent
+    for package in ("world_models", "rewards", "agents", "benchmarks"):
+        try:
+            spec = importlib.util.find_spec(package)
+        except ValueError:  # somebody put a module without a spec into sys.modules
+            continue
+        if spec is None or not (home / package / "__init__.py").is_file():
+            continue
+        found = Path(spec.origin) if spec.origin else Path(next(iter(spec.submodule_search_locations or ["?"])))
+        if found.resolve() not in (home / package / "__init__.py", home / package):
+            raise ImportError(
+                f"rla-gym needs its own package {package!r} in {home}, but Python finds {found} first: rename that "
+                f"file or folder, or start Python from another directory",
+                name=package,
+                path=str(found),
+            )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_check_not_shadowed()
+register_environments()

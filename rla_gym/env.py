@@ -1,0 +1,80 @@
+"""The dream as a single Gymnasium environment: one slot of the vector environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from rla_gym.vector_env import RLAWMVectorEnv
+
+
+class RLAWMEnv(gym.Env[Any, Any]):
+    """One dreamed episode at a time; a step is one action chunk.
+
+    Action: (K*A,) float in [-1, 1], row-major (K, A). Observation: patch tokens (L, C) float32, or with
+    ``obs="rgb"`` a decoded frame (H, W, 3) uint8. Info: ``success`` (bool), ``success_probability`` (float),
+    ``control_steps`` (int, of this episode), ``demonstration`` (int, the one rewarded).
+
+    ``RLAWMEnv(slot=i)`` dreams exactly what slot ``i`` of an :class:`RLAWMVectorEnv` dreams from the same seed.
+
+    Example:
+        >>> env = gym.make("RLAWM-Lift-v0")  # doctest: +SKIP
+        >>> obs, info = env.reset(seed=0)  # doctest: +SKIP
+
+    Args:
+        slot: which slot of a vector environment to be.
+        render_mode: None or "rgb_array".
+        arguments: those of :class:`rla_gym.vector_env.RLAWMVectorEnv`, except ``num_envs``, ``autoreset_mode`` and
+            ``first_slot``. With ``output="torch"`` observations are tensors.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, *, slot: int = 0, render_mode: str | None = None, **arguments: Any) -> None:
+        self._vector = RLAWMVectorEnv(
+            1, first_slot=slot, render_mode=render_mode, autoreset_mode=AutoresetMode.DISABLED, **arguments
+        )
+        self._started = False
+        self.render_mode = render_mode
+        self.metadata = {**type(self).metadata, "render_fps": self._vector.metadata["render_fps"]}
+        self.action_space = self._vector.single_action_space
+        self.observation_space = self._vector.single_observation_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode; seed and options as in :meth:`rla_gym.vector_env.RLAWMVectorEnv.reset`."""
+        super().reset(seed=seed)
+        if seed is None and not self._started:
+            seed = self.np_random_seed  # drawn from entropy
+        self._started = True
+        observations, infos = self._vector.reset(seed=seed, options=options)
+        return observations[0], _info(infos)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Dreams one action chunk on: action (K*A,) float array or tensor.
+
+        Raises:
+            ValueError: an action of another shape or dtype, or with NaN or infinity.
+            gymnasium.error.ResetNeeded: before the first :meth:`reset`.
+        """
+        if np.shape(action) != self.action_space.shape:
+            raise ValueError(f"action has shape {np.shape(action)}: give {self.action_space.shape}, row-major (K, A)")
+        observations, rewards, terminated, truncated, infos = self._vector.step(
+            action[None] if hasattr(action, "ndim") else np.asarray(action)[None]
+        )
+        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _info(infos)
+
+    def render(self) -> np.ndarray | None:
+        """The present state as an (H, W, 3) uint8 frame, decoded now; None without ``render_mode="rgb_array"``."""
+        frames = self._vector.render()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Lets go of the world. Calling it twice does no harm."""
+        self._vector.close()
+
+
+def _info(infos: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[0].item() for name, values in infos.items() if not name.startswith("_")}

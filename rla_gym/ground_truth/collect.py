@@ -1,0 +1,446 @@
+"""Collects episodes in the simulator: several processes, resumable, the same episodes from the same seed.
+
+Episode i depends only on (seed, i) and on the settings it was collected with, so it does not matter how many
+processes work, in which order, or how often they were interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from rla_gym.ground_truth.env import RobosuiteEnv
+from rla_gym.ground_truth.experts import KINDS, Behaviour, make_behaviour
+from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
+from rla_gym.tasks import TaskSpec, get_task
+from world_models.data.episodes import EpisodeDataset, EpisodeWriter
+
+CAMERA_KEY = "observation.images.front"
+"""Name of the task's camera in the dataset."""
+
+_COLUMNS: dict[str, tuple[int, ...]] = {
+    "observation.state": (4,),  # the robot's own senses: hand position, gripper opening
+    "next.success": (1,),
+    # For evaluation only; nothing may train on these.
+    "simulator.cube_position": (3,),
+    "simulator.eef_position": (3,),
+    "simulator.gripper_opening": (1,),
+}
+_SETTINGS_FILE = "collect.json"
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class ChunkPolicy(Protocol):
+    """A policy as collection calls it. It is pickled into every worker, so heavy things load at the first call."""
+
+    def __call__(self, rgb: np.ndarray, step: int) -> np.ndarray:
+        """The chunk (K, A) or (K*A,) for a (size, size, 3) uint8 picture at chunk ``step`` of the episode."""
+        ...
+
+
+@dataclass
+class CollectConfig:
+    """What to collect.
+
+    Attributes:
+        task: name of the task.
+        episodes: episodes in the folder when done; a larger number later adds to them.
+        out: the dataset's folder.
+        seed: of all chance.
+        workers: processes; 0 for one per core.
+        placement: a placement of the task, or ``"mixed"``: each with equal chance.
+        length: control steps and frames in an episode.
+        expert: share of episodes by the scripted expert, with a little noise. The shares need not add up to 1.
+        noisy: share with strong noise and pushes, from which the expert recovers.
+        near_miss: share of grasps that fail or nearly fail.
+        play: share of random motion around the object.
+        policy: share of roll-outs of a policy; needs the ``policy`` argument of :func:`collect`.
+        policy_noise: standard deviation of the action noise in roll-outs of the policy.
+    """
+
+    task: str = "Lift"
+    episodes: int = 640
+    out: Path = Path("data/lift")
+    seed: int = 0
+    workers: int = 0
+    placement: str = "mixed"
+    length: int = 56
+    expert: float = 0.35
+    noisy: float = 0.15
+    near_miss: float = 0.30
+    play: float = 0.20
+    policy: float = 0.0
+    policy_noise: float = 0.2
+
+    def shares(self) -> dict[str, float]:
+        """Kind -> its share of the episodes; they add up to 1."""
+        weights = {kind: float(getattr(self, kind)) for kind in KINDS}
+        total = sum(weights.values())
+        return {kind: weight / total for kind, weight in weights.items()}
+
+    def kind(self, index: int) -> str:
+        """The kind of episode ``index``. Any run of consecutive episodes has nearly the wanted shares."""
+        offset = np.random.default_rng([self.seed, 1]).random()
+        point = (offset + index * _GOLDEN) % 1.0
+        for kind, share in self.shares().items():
+            point -= share
+            if point < 0:
+                return kind
+        return max(self.shares(), key=lambda kind: self.shares()[kind])  # rounding at the very end
+
+    def reset_seed(self, index: int) -> int:
+        """The environment's reset seed of episode ``index``, different for every index."""
+        return COLLECT_SEED_RANGE[(self.seed * 100_003 + index) % len(COLLECT_SEED_RANGE)]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded episode of T control steps; frame t is seen before action t.
+
+    Attributes:
+        frames: (T, size, size, 3) uint8.
+        actions: (T, A) float32.
+        columns: name -> (T, ...) float32, ``next.success`` bool.
+        success: whether the task is achieved in the last frame.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    columns: dict[str, np.ndarray]
+    success: bool
+
+
+def collect(config: CollectConfig, policy: ChunkPolicy | None = None) -> EpisodeDataset:
+    """Collects episodes into ``config.out``, with progress on stderr and a table at the end.
+
+    The same call again goes on where it was interrupted; a larger ``episodes`` adds to a folder. Added episodes
+    may be of other kinds and placements, once those asked for before are complete. Ctrl-C lets the episodes
+    under way finish, leaves a valid dataset and raises KeyboardInterrupt.
+
+    Args:
+        config: what to collect.
+        policy: for ``config.policy > 0``: a picklable :class:`ChunkPolicy`.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: for settings that make no sense, or that do not fit what is in the folder already.
+        ImportError: without robosuite or GL.
+    """
+    task = _checked_task(config, policy)
+    writer = _open_writer(config, task)
+    _settle_settings(config, policy, writer)
+    missing = [index for index in range(config.episodes) if not writer.has(index)]
+    done = config.episodes - len(missing)
+    if done and missing:
+        print(f"{config.out}: {done} of {config.episodes} episodes are there, going on", file=sys.stderr)
+    started = time.monotonic()
+    try:
+        if missing:
+            _run_workers(config, policy, missing)
+    except KeyboardInterrupt:
+        there = sum(writer.has(index) for index in range(config.episodes))
+        if there:
+            writer.finish()
+        print(
+            f"\ninterrupted with {there} of {config.episodes} episodes in {config.out}; "
+            "run the same command again to go on",
+            file=sys.stderr,
+        )
+        raise
+    writer.finish()
+    dataset = EpisodeDataset(config.out)
+    _print_table(dataset, len(missing), time.monotonic() - started)
+    return dataset
+
+
+def record_episode(env: RobosuiteEnv, behaviour: Behaviour, length: int) -> Recording:
+    """Records ``length`` control steps from the environment's present state.
+
+    Args:
+        env: an environment that was reset.
+        behaviour: chooses the actions.
+        length: control steps (T).
+    """
+    size, action_dim = env.task.camera.size, env.task.action_dim
+    frames = np.empty((length, size, size, 3), np.uint8)
+    actions = np.empty((length, action_dim), np.float32)
+    shapes = {**_COLUMNS, "simulator.state": (env.task.state_dim,)}
+    columns = {name: np.empty((length, *shape), np.float32) for name, shape in shapes.items()}
+    columns["next.success"] = np.empty((length, 1), bool)
+    success = False
+    for step in range(length):
+        frames[step] = env.render_frame()
+        state = env.simulator_state()
+        for name, value in state.items():
+            columns[f"simulator.{name}"][step] = value
+        columns["observation.state"][step] = [*state["eef_position"], *state["gripper_opening"]]
+        success = env.is_success()
+        actions[step] = behaviour.act(state)
+        env.control_step(actions[step])
+        columns["next.success"][step] = env.is_success()
+    return Recording(frames, actions, columns, success)
+
+
+class PolicyBehaviour:
+    """A policy's roll-out, with noise, after a few random control steps.
+
+    Args:
+        env: the environment whose pictures the policy sees.
+        policy: see :class:`ChunkPolicy`.
+        rng: source of all chance.
+        noise: standard deviation of the Gaussian noise on x, y, z, and on the gripper command.
+    """
+
+    def __init__(self, env: RobosuiteEnv, policy: ChunkPolicy, rng: np.random.Generator, noise: float) -> None:
+        self._env, self._policy, self._rng, self._noise = env, policy, rng, noise
+        self._start_steps = int(rng.integers(0, 7))
+        self._start_motion = rng.uniform(-1, 1, env.task.action_dim)
+        self._chunk = np.zeros((0, env.task.action_dim))
+        self._chunks = 0
+
+    def act(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The next action (A,) within [-1, 1]; the state is not looked at."""
+        if self._start_steps > 0:
+            self._start_steps -= 1
+            return self._start_motion
+        if len(self._chunk) == 0:
+            chunk = np.asarray(self._policy(self._env.render_frame(), self._chunks), np.float64)
+            self._chunk = chunk.reshape(-1, self._env.task.action_dim)
+            self._chunks += 1
+        action, self._chunk = self._chunk[0], self._chunk[1:]
+        return np.clip(action + self._noise * self._rng.standard_normal(len(action)), -1, 1)
+
+
+def _checked_task(config: CollectConfig, policy: ChunkPolicy | None) -> TaskSpec:
+    task = get_task(config.task)
+    if config.placement != "mixed":
+        try:
+            task.placement_half_width(config.placement)
+        except ValueError as error:
+            raise ValueError(f"{error} or 'mixed'") from None
+    if not 1 <= config.episodes <= len(COLLECT_SEED_RANGE):
+        raise ValueError(f"episodes must be from 1 to {len(COLLECT_SEED_RANGE)}, got {config.episodes}")
+    if config.length < 2:
+        raise ValueError(f"length must be at least 2 control steps, got {config.length}")
+    if config.workers < 0:
+        raise ValueError(f"workers must be 0 (one per core) or more, got {config.workers}")
+    if config.seed < 0:
+        raise ValueError(f"seed must not be negative, got {config.seed}")
+    weights = {kind: getattr(config, kind) for kind in KINDS}
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or sum(weights.values()) <= 0:
+        raise ValueError(f"the shares of the kinds must be numbers >= 0 and not all 0, got {weights}")
+    if config.policy > 0 and policy is None:
+        raise ValueError(f"policy is {config.policy}, but no policy was given: name one, or set its share to 0")
+    if config.policy == 0 and policy is not None:
+        raise ValueError("a policy was given, but its share of the episodes is 0: set policy to more than 0")
+    try:
+        pickle.dumps(policy)
+    except Exception as error:
+        raise ValueError(
+            f"the policy cannot be pickled into the workers ({error}): make it an object of a class at the top level "
+            "of a module, which loads what it needs when first called"
+        ) from error
+    return task
+
+
+def _open_writer(config: CollectConfig, task: TaskSpec) -> EpisodeWriter:
+    return EpisodeWriter(
+        config.out,
+        fps=task.control_hz,
+        instruction=task.instruction,
+        camera=CAMERA_KEY,
+        image_size=task.camera.size,
+        action_names=task.action_names,
+        columns={**_COLUMNS, "simulator.state": (task.state_dim,)},
+        robot_type=task.robot.lower(),
+    )
+
+
+def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: EpisodeWriter) -> None:
+    """Compares with the settings the folder was collected with; new ones count from the next episode on."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "episodes", "workers")}
+    if policy is not None:
+        settings["policy_name"] = str(getattr(policy, "name", type(policy).__name__))
+    path = Path(config.out) / _SETTINGS_FILE
+    parts = json.loads(path.read_text()) if path.exists() else []
+    if not parts:
+        if any(writer.has(index) for index in range(config.episodes)):
+            raise ValueError(f"{config.out} holds episodes but no {_SETTINGS_FILE}: collect into another folder")
+        parts = [{"first": 0, "episodes": config.episodes, "settings": settings}]
+    elif parts[-1]["settings"] == settings:
+        parts[-1]["episodes"] = max(parts[-1]["episodes"], config.episodes)
+    else:
+        last = parts[-1]
+        changed = [
+            f"{name}={last['settings'].get(name)!r} there, {value!r} asked for"
+            for name, value in settings.items()
+            if last["settings"].get(name) != value
+        ]
+        if not all(writer.has(index) for index in range(last["episodes"])):
+            raise ValueError(
+                f"{config.out} is being collected with other settings ({'; '.join(changed)}) and is not complete: "
+                f"first collect its {last['episodes']} episodes with those, or choose another folder"
+            )
+        if config.episodes <= last["episodes"]:
+            raise ValueError(
+                f"{config.out} has {last['episodes']} episodes with other settings ({'; '.join(changed)}): "
+                "ask for more episodes to add to them, or choose another folder"
+            )
+        parts.append({"first": last["episodes"], "episodes": config.episodes, "settings": settings})
+    temporary = path.with_name(f".{_SETTINGS_FILE}.{os.getpid()}")
+    temporary.write_text(json.dumps(parts, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _run_workers(config: CollectConfig, policy: ChunkPolicy | None, missing: list[int]) -> None:
+    workers = min(config.workers or os.cpu_count() or 1, len(missing))
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),  # a GL context does not survive a fork
+        initializer=_start_worker,
+        initargs=(config, policy),
+    )
+    counts: dict[str, list[int]] = {}
+    queue = iter(missing)
+    pending: set[Future[tuple[str, bool]]] = set()
+    with tqdm(
+        total=config.episodes,
+        initial=config.episodes - len(missing),
+        desc=f"collect {config.task}",
+        unit="episode",
+        smoothing=0.05,
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+    ) as progress:
+        try:
+            # Few at a time and in order: an interruption leaves no hole behind.
+            for index in queue:
+                with _sigint_ignored():  # a worker inherits this, and Ctrl-C reaches the whole process group
+                    pending.add(pool.submit(_collect_episode, index))
+                if len(pending) < workers + 1:
+                    continue
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                _report(finished, counts, progress)
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                _report(finished, counts, progress)
+        except KeyboardInterrupt:
+            progress.write("interrupted: finishing the episodes under way", file=sys.stderr)
+            raise
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker process died (out of memory?); run the same command again to go on, with fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=True)
+
+
+@contextmanager
+def _sigint_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may say
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _report(finished: set[Future[tuple[str, bool]]], counts: dict[str, list[int]], progress: Any) -> None:
+    for future in finished:
+        kind, success = future.result()
+        count = counts.setdefault(kind, [0, 0])
+        count[0] += success
+        count[1] += 1
+    progress.set_postfix_str(" ".join(f"{kind} {wins}/{n}" for kind, (wins, n) in sorted(counts.items())), False)
+    progress.update(len(finished))
+
+
+_worker: Callable[[int], tuple[str, bool]] | None = None
+
+
+def _start_worker(config: CollectConfig, policy: ChunkPolicy | None) -> None:
+    """Runs once in every worker process."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: the other cores have workers of their own
+    if policy is not None:
+        import torch
+
+        torch.set_num_threads(1)
+    task = get_task(config.task)
+    writer = _open_writer(config, task)
+    env = RobosuiteEnv(config.task, obs="rgb", chunk_length=task.chunk_length)
+
+    def work(index: int) -> tuple[str, bool]:
+        kind = config.kind(index)
+        rng = np.random.default_rng([config.seed, index])
+        names = tuple(task.placements)
+        drawn = names[int(rng.integers(len(names)))]
+        placement = drawn if config.placement == "mixed" else config.placement
+        seed = config.reset_seed(index)
+        env.reset(seed=seed, options={"placement": placement})
+        if kind == "policy":
+            assert policy is not None
+            behaviour: Behaviour = PolicyBehaviour(env, policy, rng, config.policy_noise)
+        else:
+            behaviour = make_behaviour(kind, rng)
+        recording = record_episode(env, behaviour, config.length)
+        writer.write(
+            index,
+            recording.frames,
+            recording.actions,
+            recording.columns,
+            kind=kind,
+            success=recording.success,
+            seed=seed,
+        )
+        return kind, recording.success
+
+    _worker = work
+
+
+def _exit_with_parent() -> None:
+    """A killed parent would leave its workers waiting for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _collect_episode(index: int) -> tuple[str, bool]:
+    assert _worker is not None
+    return _worker(index)
+
+
+def _print_table(dataset: EpisodeDataset, new: int, seconds: float) -> None:
+    kinds = np.asarray(dataset.kinds)
+    rows = [(kind, kinds == kind) for kind in KINDS if (kinds == kind).any()]
+    rows.append(("all", np.ones(len(dataset), bool)))
+    print(f"{'kind':<10} {'episodes':>8} {'frames':>8} {'success':>8}")
+    for name, chosen in rows:
+        success = dataset.successes[chosen].mean()
+        print(f"{name:<10} {chosen.sum():>8} {dataset.lengths[chosen].sum():>8} {success:>8.1%}")
+    if new:
+        print(f"{new} new episodes in {seconds:.0f} s, {60 * new / seconds:.0f} a minute")
+    print(f"dataset: {dataset.root}")

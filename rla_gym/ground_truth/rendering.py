@@ -1,0 +1,189 @@
+"""Off-screen pictures of a MuJoCo model from a task's camera.
+
+There is one renderer, here: what collection records and what the ground-truth twin shows are the same pixels.
+With software GL the time goes into geometry, so multisampling, shadows and the sky are off, and geoms that
+the camera cannot see are left out before they reach GL (which changes no pixel).
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import math
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rla_gym.tasks import CameraSpec
+
+if TYPE_CHECKING:
+    import mujoco
+
+_GL_HELP = (
+    "Off-screen rendering needs system GL. On Debian or Ubuntu: `apt-get install -y libegl1 libgl1 libosmesa6`; "
+    "then MUJOCO_GL=egl (the default) or MUJOCO_GL=osmesa, both of which work without a GPU."
+)
+_VISUAL_GROUP = 1
+"""robosuite puts what is to be seen into geom group 1 and collision shapes into group 0."""
+_CULLED_GROUP = 5
+
+
+def choose_gl_backend() -> str:
+    """Sets ``MUJOCO_GL`` where the user has not: EGL if its library loads, else OSMesa.
+
+    Returns:
+        The backend's name.
+
+    Raises:
+        ImportError: on Linux, if neither library can be loaded; the message says what to install.
+    """
+    backend = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if backend:
+        return backend
+    if not sys.platform.startswith("linux"):
+        return ""
+    for backend, libraries in (("egl", ("libEGL.so.1",)), ("osmesa", ("libOSMesa.so.8", "libOSMesa.so"))):
+        if any(_loads(library) for library in libraries):
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    raise ImportError(f"no GL library found (tried EGL and OSMesa). {_GL_HELP}")
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _make_gl_context(size: int) -> Any:
+    """A GL context of MuJoCo's, by ``MUJOCO_GL`` as it is now and not as it was when mujoco was imported."""
+    backend = choose_gl_backend()
+    try:
+        if backend == "egl":
+            from mujoco.egl import GLContext
+        elif backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        else:
+            from mujoco import GLContext
+        context = GLContext(size, size)
+        context.make_current()
+    except Exception as error:  # PyOpenGL raises anything from AttributeError to its own errors
+        other = "osmesa" if backend == "egl" else "egl"
+        raise ImportError(
+            f"MUJOCO_GL={backend or '(unset)'} gives no GL context ({type(error).__name__}: {error}). "
+            f"{_GL_HELP} Here MUJOCO_GL={other} may work."
+        ) from error
+    return context
+
+
+class OffscreenRenderer:
+    """Renders a MuJoCo model from one camera.
+
+    Args:
+        model: the ``mujoco.MjModel`` to render. Its visual quality settings are changed.
+        camera: camera and image size.
+
+    Raises:
+        ImportError: if no GL context can be made; the message names the packages and ``MUJOCO_GL``.
+    """
+
+    def __init__(self, model: mujoco.MjModel, camera: CameraSpec) -> None:
+        self._gl = _make_gl_context(camera.size)
+        import mujoco
+
+        self._mujoco = mujoco
+        self._model = model
+        self._size = camera.size
+        # These count only when they are set before the context is made.
+        model.vis.quality.offsamples = 0
+        model.vis.quality.shadowsize = 0
+        model.vis.global_.offwidth = camera.size
+        model.vis.global_.offheight = camera.size
+        model.vis.global_.fovy = camera.fovy
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._viewport = mujoco.MjrRect(0, 0, camera.size, camera.size)
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 100)
+        flags = mujoco.mjtRndFlag
+        for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX, flags.mjRND_HAZE):
+            self._scene.flags[flag] = 0
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[:] = 0
+        self._option.geomgroup[_VISUAL_GROUP] = 1
+        self._option.sitegroup[:] = 0
+        self._camera = _free_camera(mujoco, camera)
+        self._visible = np.flatnonzero(model.geom_group == _VISUAL_GROUP)
+        # A plane has no bounding sphere: it always stays.
+        self._radius = np.where(model.geom_rbound[self._visible] > 0, model.geom_rbound[self._visible], np.inf)
+        self._eye, self._frustum = _frustum(camera)
+        # mujoco's own exit handler, registered above, ends the GL library: ours must come before it.
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def render(self, data: mujoco.MjData) -> np.ndarray:
+        """The picture of the model's present state.
+
+        Args:
+            data: the simulation's ``mujoco.MjData``; its positions must be up to date (after a forward pass).
+
+        Returns:
+            (size, size, 3) uint8, origin at the top left.
+        """
+        mujoco = self._mujoco
+        self._gl.make_current()
+        distance = (data.geom_xpos[self._visible] - self._eye) @ self._frustum.T  # (geoms, 4), positive is inside
+        outside = (distance < -self._radius[:, None]).any(axis=1)
+        self._model.geom_group[self._visible[outside]] = _CULLED_GROUP
+        try:
+            mujoco.mjv_updateScene(
+                self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+            )
+        finally:
+            self._model.geom_group[self._visible] = _VISUAL_GROUP
+        mujoco.mjr_render(self._viewport, self._scene, self._context)
+        image = np.empty((self._size, self._size, 3), np.uint8)
+        mujoco.mjr_readPixels(image, None, self._viewport, self._context)
+        return np.ascontiguousarray(image[::-1])
+
+    def close(self) -> None:
+        """Frees the GL context; the renderer cannot be used afterwards. Calling it twice does no harm."""
+        if self._gl is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None
+
+
+def _close_at_exit(reference: weakref.ref[OffscreenRenderer]) -> None:
+    renderer = reference()
+    if renderer is not None:
+        renderer.close()
+
+
+def _free_camera(mujoco: Any, camera: CameraSpec) -> Any:
+    forward = np.subtract(camera.target, camera.position)
+    distance = float(np.linalg.norm(forward))
+    view = mujoco.MjvCamera()
+    view.type = mujoco.mjtCamera.mjCAMERA_FREE
+    view.lookat[:] = camera.target
+    view.distance = distance
+    view.azimuth = math.degrees(math.atan2(forward[1], forward[0]))
+    view.elevation = math.degrees(math.asin(forward[2] / distance))
+    return view
+
+
+def _frustum(camera: CameraSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The camera's place (3,) and the inward unit normals (4, 3) of the sides of what it sees."""
+    eye = np.asarray(camera.position, np.float64)
+    forward = np.subtract(camera.target, camera.position)
+    forward /= np.linalg.norm(forward)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    up = np.cross(right, forward)
+    half = math.radians(camera.fovy) / 2
+    sides = [math.cos(half) * sign * axis + math.sin(half) * forward for axis in (right, up) for sign in (1.0, -1.0)]
+    return eye, np.stack(sides)

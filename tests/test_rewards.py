@@ -1,0 +1,148 @@
+"""Rewards follow the demonstration's clock; the success detector learns from episode labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rewards import CorrespondingReward, GoalReward, SuccessDetector, fit_success_detector, make_reward
+from world_models.data.demonstrations import Demonstrations
+
+TOKENS, CHANNELS = 9, 6
+
+
+@pytest.fixture(scope="module")
+def demonstrations() -> Demonstrations:
+    torch.manual_seed(0)
+    lengths = (5, 8)
+    features = [torch.randn(length, TOKENS, CHANNELS) for length in lengths]
+    return Demonstrations.stack(features, [torch.zeros(length, 4) for length in lengths])
+
+
+def test_corresponding_reward_is_minus_token_l1_at_that_frame(demonstrations: Demonstrations) -> None:
+    reward = make_reward("corresponding", demonstrations)
+    state = torch.randn(3, TOKENS, CHANNELS)
+    index, time = torch.tensor([0, 1, 1]), torch.tensor([2, 7, 0])
+    expected = [-(state[i] - demonstrations.features[d, t].float()).abs().mean() for i, (d, t) in
+                enumerate(zip(index, time, strict=True))]  # fmt: skip
+    torch.testing.assert_close(reward(state, index, time), torch.stack(expected))
+    assert isinstance(reward, CorrespondingReward)
+
+
+def test_beyond_its_end_a_demonstration_shows_its_last_frame(demonstrations: Demonstrations) -> None:
+    reward = make_reward("corresponding", demonstrations)
+    last = demonstrations.features[:1, 4].float()
+    assert reward(last, torch.tensor([0]), torch.tensor([400])) == 0
+    assert reward(last, torch.tensor([0]), torch.tensor([3])) < 0
+
+
+def test_goal_reward_does_not_know_the_time(demonstrations: Demonstrations) -> None:
+    reward = make_reward("goal", demonstrations)
+    goal = torch.stack([demonstrations.features[0, 4], demonstrations.features[1, 7]]).float()
+    for time in (0, 3, 99):
+        assert torch.equal(reward(goal, torch.tensor([0, 1]), torch.tensor([time, time])), torch.zeros(2))
+    assert (reward(goal.flip(0), torch.tensor([0, 1]), torch.tensor([0, 0])) < 0).all()
+    assert isinstance(reward, GoalReward)
+
+
+def test_an_unknown_reward_names_the_known_ones(demonstrations: Demonstrations) -> None:
+    with pytest.raises(ValueError, match=r"unknown reward 'shaped'.*'corresponding', 'goal'"):
+        make_reward("shaped", demonstrations)
+
+
+def episodes(count: int, *, seed: int = 0) -> tuple[list[torch.Tensor], np.ndarray, np.ndarray]:
+    """Noise, in which an object appears in one token; in successes it changes near the end, in failures it does not."""
+    generator = torch.Generator().manual_seed(seed)
+    successes = np.arange(count) % 2 == 0
+    splits = np.array(
+        [("train", "train", "train", "validation", "validation", "report")[i // 2 % 6] for i in range(count)]
+    )
+    features = []
+    for index in range(count):
+        frames = torch.randn(20, TOKENS, CHANNELS, generator=generator)
+        frames[:, 4, 0] += 3.0
+        if successes[index]:
+            frames[14:, 4, 1] += 5.0
+        features.append(frames)
+    return features, successes, splits
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[SuccessDetector, dict]:
+    return fit_success_detector(*episodes(48), batch_size=64)
+
+
+def test_the_detector_learns_success_from_episode_labels(fitted: tuple[SuccessDetector, dict]) -> None:
+    detector, metrics = fitted
+    assert metrics["calibrated_on"] == "validation"
+    assert metrics["balanced_accuracy"] > 0.95
+    assert metrics["false_positive_rate_failed_frames"] < 0.05
+    assert metrics["threshold"] == detector.threshold
+    assert metrics["positive_frames"] > 0
+    features, successes, _ = episodes(20, seed=1)
+    last = torch.stack([frames[-1] for frames in features])
+    assert (detector.success(last).numpy() == successes).mean() > 0.9
+    assert not detector.success(torch.stack([frames[0] for frames in features])).any()
+    probability = detector.probability(last)
+    assert probability.shape == (20,)
+    assert ((probability >= 0) & (probability <= 1)).all()
+
+
+def test_the_same_seed_fits_the_same_detector(fitted: tuple[SuccessDetector, dict]) -> None:
+    before = torch.random.get_rng_state()
+    again, metrics = fit_success_detector(*episodes(48), batch_size=64)
+    assert metrics == fitted[1]
+    for one, other in zip(again.parameters(), fitted[0].parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(before, torch.random.get_rng_state())  # and leaves the caller's randomness alone
+
+
+def test_report_episodes_are_never_read() -> None:
+    features, successes, splits = episodes(48)
+    read: list[int] = []
+
+    def features_of_episode(index: int) -> np.ndarray:
+        read.append(index)
+        return features[index].numpy()
+
+    fit_success_detector(features_of_episode, successes, splits, steps=2)
+    assert set(read) == set(np.flatnonzero(splits != "report").tolist())
+
+
+def test_saving_and_loading(fitted: tuple[SuccessDetector, dict], tmp_path: Path) -> None:
+    detector, metrics = fitted
+    detector.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"success.safetensors", "success.json"}
+    assert json.loads((tmp_path / "success.json").read_text())["metrics"] == metrics
+    loaded = SuccessDetector.load(tmp_path)
+    states = torch.randn(7, TOKENS, CHANNELS)
+    assert torch.equal(loaded.probability(states), detector.probability(states))
+    assert loaded.threshold == detector.threshold
+    assert loaded.metrics == metrics
+
+
+def test_bad_input_gets_one_clear_error(fitted: tuple[SuccessDetector, dict], tmp_path: Path) -> None:
+    features, successes, splits = episodes(12)
+    with pytest.raises(FileNotFoundError, match=r"no success detector.*rla-gym train"):
+        SuccessDetector.load(tmp_path)
+    with pytest.raises(ValueError, match=r"none of the 6 training episodes succeeded.*rla-gym collect"):
+        fit_success_detector(features, np.zeros(12, bool), splits)
+    with pytest.raises(ValueError, match="unknown split 'test'"):
+        fit_success_detector(features, successes, ["test"] * 12)
+    with pytest.raises(ValueError, match=r"shapes \(12,\) and \(3,\)"):
+        fit_success_detector(features, successes, splits[:3])
+    with pytest.raises(ValueError, match=r"made for features \(B, 9, 6\), not \(2, 4, 6\)"):
+        fitted[0].success(torch.zeros(2, 4, 6))
+
+
+def test_without_validation_episodes_it_calibrates_on_training_episodes() -> None:
+    features, successes, _ = episodes(4)
+    detector, metrics = fit_success_detector(features, successes, ["train"] * 4, steps=60)
+    assert metrics["calibrated_on"] == "train"
+    assert 0 < detector.threshold < 1
+    _, metrics = fit_success_detector(features[:1], [True], ["train"], steps=5)
+    assert metrics["false_positive_rate_failed_frames"] is None

@@ -1,0 +1,195 @@
+"""Training of all stages on a small dataset: caches, resuming after a kill, refusing what does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tests.conftest import tiny_config
+from tests.synthetic_dataset import write_moving_square
+from world_models.data.episodes import EpisodeDataset
+from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets
+from world_models.distillation import DistillationConfig
+from world_models.features import FeatureEncoder
+from world_models.optimisation import OptimisationConfig, optimise
+from world_models.train import TrainConfig, train
+from world_models.world_model import load_world
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
+    return write_moving_square(tmp_path_factory.mktemp("data"))
+
+
+def tiny_training(data: Path, out: Path, iterations: int = 12) -> TrainConfig:
+    config = tiny_config()
+    assert config.rla is not None
+    assert config.flow is not None
+    assert config.regression is not None
+    schedule = OptimisationConfig(iterations, batch_size=8, warmup=2, validate_every=5, bf16=False)
+    return TrainConfig(
+        data, out, demonstrations=4, device="cpu", threads=1, encoder=config.encoder,
+        distillation=DistillationConfig(optimisation=schedule), rla=config.rla, flow=config.flow,
+        regression=config.regression, rgb_decoder=config.rgb_decoder, rla_optimisation=schedule,
+        flow_optimisation=schedule, regression_optimisation=schedule, rgb_optimisation=schedule,
+    )  # fmt: skip
+
+
+def test_train_writes_a_world_that_loads_and_a_second_run_changes_nothing(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    config = tiny_training(dataset.root, tmp_path / "world")
+    metrics = train(config)
+    assert {"encoder", "rla", "flow", "regression", "rgb_decoder"} <= set(metrics)
+    for dynamics in ("flow", "regression"):
+        world = load_world(tmp_path / "world", dynamics=dynamics)
+        assert len(world.demonstrations) == 4
+        assert world.model.config.instruction == "move the square"
+    card = (tmp_path / "world" / "README.md").read_text()
+    assert "20 episodes" in card
+    assert "| flow | 12 |" in card
+    events = list((tmp_path / "world" / "stages" / "tensorboard").rglob("events.*"))
+    assert {event.parent.name for event in events} >= {"encoder", "rla", "flow", "regression", "rgb_decoder", "dream"}
+    before = load_file(tmp_path / "world" / "model.safetensors")
+    assert train(config) == metrics
+    after = load_file(tmp_path / "world" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(ValueError, match="other settings"):
+        train(replace(config, rla_optimisation=replace(config.rla_optimisation, learning_rate=1.0)))
+
+
+def test_demonstrations_are_successes_of_the_training_split(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    train(tiny_training(dataset.root, tmp_path, iterations=2))
+    world = load_world(tmp_path)
+    chosen = [i for i in dataset.split("train") if dataset.successes[i]][:4]
+    for row, index in enumerate(chosen):
+        np.testing.assert_allclose(world.demonstrations.actions[row].numpy(), dataset.episode(int(index)).actions)
+
+
+def _regression_problem(folder: Path, iterations: int, loss_hook=lambda: None) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    module = nn.Linear(3, 1)
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        loss_hook()
+        inputs = torch.randn(16, 3, generator=generator)
+        return (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
+
+    config = OptimisationConfig(iterations, warmup=2, bf16=False, checkpoint_seconds=0.0, learning_rate=0.05)
+    optimise("line", module, loss, config, folder, key={"seed": 0})
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_an_interrupted_stage_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    straight = _regression_problem(tmp_path / "straight", 60)
+    calls = 0
+
+    def interrupt() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 35:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _regression_problem(tmp_path / "broken", 60, interrupt)
+    resumed = _regression_problem(tmp_path / "broken", 60)
+    assert calls == 35
+    for name, tensor in straight.items():
+        torch.testing.assert_close(resumed[name], tensor, atol=0, rtol=0)
+    assert float((straight["weight"] - 1).abs().max()) < 0.2
+
+
+def test_training_survives_kill_minus_nine(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from dataclasses import replace; from tests.test_train import tiny_training; "
+        "from world_models.train import train; "
+        f"config = tiny_training(Path({str(dataset.root)!r}), Path({str(tmp_path)!r}), 40); "
+        "fast = replace(config.rla_optimisation, checkpoint_seconds=0.0); "
+        "train(replace(config, rla_optimisation=fast))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path])}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "stages" / "rla.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.is_file() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.is_file()
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True)
+    assert json.loads((tmp_path / "training.json").read_text())["metrics"]["rla"]["iterations"] == 40
+    load_world(tmp_path)
+
+
+def test_cache_is_keyed_by_data_and_encoder(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = FeatureEncoder(tiny_config().encoder)
+    features = cache_features(dataset, encoder, tmp_path)
+    assert features.shape == (dataset.num_frames, 16, 8)
+    assert features.dtype == np.float16
+    frames = cache_frames(dataset, tmp_path)
+    np.testing.assert_allclose(
+        features[3:5], encoder(torch.from_numpy(frames[3:5])).numpy(), atol=5e-3, rtol=5e-3
+    )
+    files = set(tmp_path.glob("features-*"))
+    with torch.no_grad():
+        encoder.mean.add_(1)
+    shifted = cache_features(dataset, encoder, tmp_path)
+    assert len(set(tmp_path.glob("features-*")) - files) == 1
+    assert abs(float(shifted.astype(np.float32).mean() - features.astype(np.float32).mean())) > 0.5
+
+
+def test_an_interrupted_cache_goes_on(dataset: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.array(cache_frames(dataset, tmp_path / "whole"))
+    decode, calls = EpisodeDataset.frames, []
+
+    def failing(self: EpisodeDataset, index: int) -> np.ndarray:
+        calls.append(index)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return decode(self, index)
+
+    monkeypatch.setattr(EpisodeDataset, "frames", failing)
+    with pytest.raises(KeyboardInterrupt):
+        cache_frames(dataset, tmp_path / "broken")
+    assert not list((tmp_path / "broken").glob("*.npy"))
+    assert np.array_equal(cache_frames(dataset, tmp_path / "broken"), whole)
+
+
+def test_windows_stay_inside_their_episode(dataset: EpisodeDataset) -> None:
+    offsets = episode_offsets(dataset.lengths)
+    # Each frame's feature is its own number, so a sample tells where it came from.
+    features = torch.arange(dataset.num_frames).view(-1, 1, 1).float().half().expand(-1, 16, 8)
+    actions = torch.arange(dataset.num_frames).view(-1, 1).float().expand(-1, 4)
+    windows = Windows.over(features, actions, offsets, dataset.split("train"))
+    states, later, chunk, lengths = windows.sample(512, 8, torch.Generator().manual_seed(0))
+    first, last = states[:, 0, 0].long(), later[:, 0, 0].long()
+    assert torch.equal(last - first, lengths)
+    assert lengths.min() >= 1
+    assert lengths.max() == 8
+    episode = np.searchsorted(offsets, first.numpy(), side="right") - 1
+    assert np.array_equal(episode, np.searchsorted(offsets, last.numpy(), side="right") - 1)
+    assert set(episode) <= set(dataset.split("train"))
+    for row in range(20):
+        n = int(lengths[row])
+        assert torch.equal(chunk[row, :n, 0].long(), torch.arange(int(first[row]), int(first[row]) + n))
+        assert chunk[row, n:].eq(0).all()
+
+
+def test_data_without_success_is_refused_before_work_starts(tmp_path: Path) -> None:
+    write_moving_square(tmp_path / "data", episodes=1)
+    with pytest.raises(FileNotFoundError, match="rla-gym collect"):
+        train(tiny_training(tmp_path / "nothing", tmp_path / "world"))
+    with pytest.raises(ValueError, match="validation split"):
+        train(tiny_training(tmp_path / "data", tmp_path / "world"))
+    assert not (tmp_path / "world").exists()

@@ -1,0 +1,206 @@
+"""World models through their public interface: shapes, save and load, determinism, errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import tiny_config
+from world_models.data.demonstrations import Demonstrations
+from world_models.features import EncoderConfig, FeatureEncoder
+from world_models.open_loop import open_loop
+from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
+from world_models.rla import RLA, RLAConfig
+from world_models.samplers import euler
+from world_models.world_model import RLAWorldModel, load_encoder, load_model, load_world, world_folder
+
+
+@pytest.mark.parametrize("dynamics", ["flow", "regression"])
+def test_predict_and_decode_shapes(tiny_world_folder: Path, dynamics: str) -> None:
+    model = load_model(tiny_world_folder, dynamics)
+    rgb = torch.randint(0, 256, (3, 40, 56, 3), dtype=torch.uint8)
+    features = model.encode(rgb)
+    assert features.shape == (3, model.num_tokens, model.channels)
+    assert features.dtype == torch.float32
+    noise = torch.randn(3, *model.noise_shape) if model.noise_shape else None
+    for length in (1, 8):
+        predicted = model.predict(features, torch.rand(3, length, 4), noise)
+        assert predicted.shape == features.shape
+        assert not torch.equal(predicted, features)
+    frames = model.decode(features)
+    assert frames.shape == (3, 32, 32, 3)
+    assert frames.dtype == torch.uint8
+
+
+def test_prediction_depends_on_noise_and_actions_and_on_nothing_else(tiny_world_folder: Path) -> None:
+    model = load_model(tiny_world_folder)
+    features, actions, noise = torch.randn(2, 16, 8), torch.rand(2, 8, 4), torch.randn(2, 4, 4)
+    first = model.predict(features, actions, noise)
+    assert torch.equal(first, model.predict(features, actions, noise))
+    assert not torch.equal(first, model.predict(features, actions, noise + 1))
+    assert not torch.equal(first, model.predict(features, -actions, noise))
+    alone = model.predict(features[1:], actions[1:], noise[1:])
+    torch.testing.assert_close(first[1:], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 4), (2, 8, 5), (2, 32), (2, 0, 4)])
+def test_wrong_actions_are_named(tiny_world_folder: Path, shape: tuple[int, ...]) -> None:
+    model = load_model(tiny_world_folder)
+    with pytest.raises(ValueError, match=r"this world takes \(B, k, 4\)"):
+        model.predict(torch.randn(2, 16, 8), torch.zeros(shape), torch.randn(2, 4, 4))
+
+
+def test_a_world_holds_both_dynamics_and_survives_a_round_trip(tiny_world_folder: Path, tmp_path: Path) -> None:
+    flow = load_model(tiny_world_folder, "flow")
+    flow.save(tmp_path)
+    with pytest.raises(ValueError, match="regression"):
+        load_model(tmp_path, "regression")
+    load_model(tiny_world_folder, "regression").save(tmp_path)
+    for dynamics in ("flow", "regression"):
+        before, after = load_model(tiny_world_folder, dynamics), load_model(tmp_path, dynamics)
+        for name, tensor in before.state_dict().items():
+            assert torch.equal(tensor, after.state_dict()[name]), name
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_half_precision_on_disk_stays_close(tiny_world_folder: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_world_folder)
+    model.save(tmp_path / "half", torch.float16)
+    half = load_model(tmp_path / "half")
+    arguments = torch.randn(2, 16, 8), torch.rand(2, 8, 4), torch.randn(2, 4, 4)
+    torch.testing.assert_close(half.predict(*arguments), model.predict(*arguments), atol=2e-2, rtol=1e-2)
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.7 * (
+        tiny_world_folder / "model.safetensors"
+    ).stat().st_size
+
+
+def test_encoder_alone_equals_the_models(tiny_world_folder: Path) -> None:
+    rgb = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    encoder, model = load_encoder(tiny_world_folder), load_model(tiny_world_folder)
+    assert torch.equal(encoder(rgb), model.encode(rgb))
+    assert encoder.fingerprint() == model.encoder.fingerprint()
+
+
+def test_unknown_world_and_other_format_are_named(tmp_path: Path, tiny_world_folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="rla-gym train"):
+        world_folder(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nobody/nothing"):
+        world_folder("nobody/nothing")
+    with pytest.raises(ValueError, match="unknown dynamics 'magic'"):
+        load_world(tiny_world_folder, dynamics="magic")
+    config = json.loads((tiny_world_folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
+    with pytest.raises(ValueError, match="format 1"):
+        load_model(tmp_path)
+
+
+def test_frames_of_a_wrong_kind_are_named() -> None:
+    encoder = FeatureEncoder(tiny_config().encoder)
+    with pytest.raises(ValueError, match="uint8 of shape"):
+        encoder(torch.rand(2, 32, 32, 3))
+    with pytest.raises(ValueError, match="uint8 of shape"):
+        encoder(torch.zeros(32, 32, 3, dtype=torch.uint8))
+
+
+def test_encoder_loads_a_local_checkpoint_through_timm(tmp_path: Path) -> None:
+    plain = EncoderConfig("vit_tiny_patch16_224", {"depth": 1}, image_size=32, channels=None)
+    source = FeatureEncoder(plain)
+    save_file(source.backbone.state_dict(), tmp_path / "weights.safetensors")
+    loaded = FeatureEncoder(
+        EncoderConfig("vit_tiny_patch16_224", {"depth": 1}, 32, checkpoint=str(tmp_path / "weights.safetensors"), channels=16)
+    )
+    for name, tensor in source.backbone.state_dict().items():
+        assert torch.equal(tensor, loaded.backbone.state_dict()[name]), name
+    batches = [torch.randint(0, 256, (32, 32, 32, 3), dtype=torch.uint8)]
+    loaded.fit_projection(batches)
+    loaded.fit_statistics(batches)
+    features = loaded(batches[0])
+    assert features.shape == (32, 4, 16)
+    torch.testing.assert_close(features.mean(dim=(0, 1)), torch.zeros(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(features.std(dim=(0, 1)), torch.ones(16), atol=2e-2, rtol=0)
+
+
+def test_encoder_takes_convolutional_and_distilled_vit_backbones() -> None:
+    maps = EncoderConfig("tf_efficientnet_lite0", {"features_only": True, "out_indices": [3]}, 64, channels=8)
+    encoder = FeatureEncoder(maps)
+    assert encoder(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)).shape == (1, 16, 8)
+    dino = EncoderConfig("vit_small_patch14_dinov2", {"depth": 1}, 56, channels=None)
+    assert FeatureEncoder(dino).num_tokens == 16
+
+
+def test_unknown_backbone_and_missing_checkpoint_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no backbone 'vit_nonsense'"):
+        FeatureEncoder(EncoderConfig("vit_nonsense"))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        FeatureEncoder(EncoderConfig(checkpoint=str(tmp_path / "none.pth")))
+
+
+def test_autoencoder_starts_as_persistence() -> None:
+    rla = RLA(RLAConfig(latents=4, latent_dim=4, width=16, encoder_depth=1, decoder_depth=1, heads=2), 16, 8)
+    states, later = torch.randn(2, 16, 8), torch.randn(2, 16, 8)
+    assert rla.encode(states, later).shape == (2, 4, 4)
+    assert torch.equal(rla(states, later), states)
+
+
+def test_euler_is_exact_for_a_straight_flow_and_converges_for_a_curved_one() -> None:
+    data, noise = torch.randn(3, 4, 4), torch.randn(3, 4, 4)
+    for steps in (1, 3):
+        torch.testing.assert_close(euler(lambda x, time: noise - data, noise, steps), data, atol=1e-5, rtol=1e-5)
+    # dx/dt = x from t = 1 to 0 shrinks by e.
+    errors = [float((euler(lambda x, time: x, noise, n) - noise / np.e).abs().max()) for n in (4, 16, 64)]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
+    with pytest.raises(ValueError, match="at least 1"):
+        euler(lambda x, time: x, noise, 0)
+
+
+def test_padded_steps_of_a_chunk_do_not_matter() -> None:
+    torch.manual_seed(0)
+    config = tiny_config()
+    model = RLAWorldModel(config, FeatureEncoder(config.encoder))
+    actions = torch.rand(2, 8, 4)
+    lengths = torch.tensor([3, 8])
+    changed = actions.clone()
+    changed[0, 3:] = 7.0
+    encode = model.flow.chunk_encoder
+    torch.testing.assert_close(encode(actions, lengths), encode(changed, lengths))
+    torch.testing.assert_close(encode(actions, lengths)[0], encode(actions[:1, :3])[0])
+
+
+def test_open_loop_feeds_predictions_back(tiny_world_folder: Path) -> None:
+    model = load_model(tiny_world_folder, "regression")
+    features, actions = torch.randn(2, 16, 8), torch.rand(2, 3, 8, 4)
+    states = open_loop(model, features, actions)
+    assert states.shape == (2, 3, 16, 8)
+    torch.testing.assert_close(states[:, 2], model.predict(states[:, 1], actions[:, 2]))
+
+
+def test_demonstrations_hold_their_last_frame_and_round_trip(tmp_path: Path) -> None:
+    features = [torch.randn(5, 4, 3), torch.randn(3, 4, 3)]
+    actions = [torch.rand(5, 2), torch.rand(3, 2)]
+    demonstrations = Demonstrations.stack(features, actions)
+    late = demonstrations.at(torch.tensor([1, 1, 0]), torch.tensor([2, 99, -1]))
+    torch.testing.assert_close(late[0], late[1])
+    torch.testing.assert_close(late[2], features[0][0].half().float())
+    torch.testing.assert_close(demonstrations.goal()[1], features[1][-1].half().float())
+    assert demonstrations.actions[1, 3:].eq(0).all()
+    demonstrations.save(tmp_path / "starts.safetensors")
+    loaded = Demonstrations.load(tmp_path / "starts.safetensors")
+    assert torch.equal(loaded.features, demonstrations.features)
+    assert torch.equal(loaded.lengths, demonstrations.lengths)
+    with pytest.raises(FileNotFoundError, match="rla-gym train"):
+        Demonstrations.load(tmp_path / "none")
+    with pytest.raises(ValueError, match="do not agree"):
+        Demonstrations(demonstrations.features, demonstrations.actions[:1], demonstrations.lengths)
+
+
+def test_rgb_decoder_refuses_sizes_that_do_not_fit() -> None:
+    assert RGBDecoder(RGBDecoderConfig(16), 16, 8, 64)(torch.randn(2, 16, 8)).shape == (2, 3, 64, 64)
+    with pytest.raises(ValueError, match="square grid"):
+        RGBDecoder(RGBDecoderConfig(16), 15, 8, 64)
+    with pytest.raises(ValueError, match="power of two"):
+        RGBDecoder(RGBDecoderConfig(16), 16, 8, 50)

@@ -1,0 +1,74 @@
+"""Demonstrations in feature space: what rewards, start states and behaviour cloning need, and all that ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from world_models.checkpoint import save_tensors
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """A batch of demonstrations of different lengths.
+
+    Attributes:
+        features: ``(N, T, L, C)`` float16 or float32, padded with each demonstration's last frame.
+        actions: ``(N, T, A)`` float32, zero past the end; row t is taken after frame t.
+        lengths: ``(N,)`` int64, frames of each demonstration.
+    """
+
+    features: Tensor
+    actions: Tensor
+    lengths: Tensor
+
+    def __post_init__(self) -> None:
+        if not len(self.features) == len(self.actions) == len(self.lengths) or len(self.lengths) == 0:
+            raise ValueError(
+                f"demonstrations do not agree: {len(self.features)} features, {len(self.actions)} action rows, "
+                f"{len(self.lengths)} lengths; give one of each per demonstration and at least one"
+            )
+
+    @classmethod
+    def stack(cls, features: list[Tensor], actions: list[Tensor]) -> Demonstrations:
+        """Pad and stack lists of ``(T_i, L, C)`` features and ``(T_i, A)`` actions; features become float16."""
+        lengths = torch.tensor([len(item) for item in features])
+        longest = int(lengths.max())
+        padded = [torch.cat([item, item[-1:].expand(longest - len(item), -1, -1)]) for item in features]
+        zeros = [torch.cat([item, item.new_zeros(longest - len(item), item.shape[1])]) for item in actions]
+        return cls(torch.stack(padded).half(), torch.stack(zeros).float(), lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def at(self, index: Tensor, time: Tensor) -> Tensor:
+        """Features ``(B, L, C)`` float32 of demonstration ``index (B,)`` at frame ``time (B,)``, held at the end."""
+        clamped = torch.minimum(time.clamp_min(0), self.lengths[index] - 1)
+        return self.features[index, clamped].float()
+
+    def goal(self) -> Tensor:
+        """Last frames ``(N, L, C)`` float32."""
+        return self.features[:, -1].float()
+
+    def to(self, device: torch.device | str) -> Demonstrations:
+        """The same demonstrations on ``device``."""
+        return Demonstrations(self.features.to(device), self.actions.to(device), self.lengths.to(device))
+
+    def subset(self, indices: Tensor) -> Demonstrations:
+        """The demonstrations at ``indices (M,)``."""
+        return Demonstrations(self.features[indices], self.actions[indices], self.lengths[indices])
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, atomically."""
+        save_tensors(path, {"features": self.features, "actions": self.actions, "lengths": self.lengths})
+
+    @classmethod
+    def load(cls, path: Path) -> Demonstrations:
+        """Read what :meth:`save` wrote."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist; `rla-gym train` writes it beside the world's weights")
+        return cls(**load_file(path))

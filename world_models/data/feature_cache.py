@@ -1,0 +1,158 @@
+"""Frames decoded once and features encoded once: memory-mapped arrays that cannot go stale silently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from world_models.checkpoint import save_json
+from world_models.features import FeatureEncoder
+
+if TYPE_CHECKING:
+    from world_models.data.episodes import EpisodeDataset
+
+
+def episode_offsets(lengths: np.ndarray) -> np.ndarray:
+    """First frame of each episode in the concatenation of all, and the total: ``(N + 1,)`` int64."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def cache_frames(dataset: EpisodeDataset, folder: Path) -> np.ndarray:
+    """All frames of a dataset as one memory-mapped array ``(F, H, W, 3)`` uint8, decoded once.
+
+    The file's name carries the dataset's fingerprint; an interrupted decoding goes on where it stopped.
+    """
+    height, width = dataset.image_size
+    path = Path(folder) / f"frames-{dataset.fingerprint()}.npy"
+    shape = (dataset.num_frames, height, width, 3)
+    return _fill(path, shape, np.uint8, dataset, "decode frames", lambda index, _: dataset.frames(index))
+
+
+def cache_features(
+    dataset: EpisodeDataset, encoder: FeatureEncoder, folder: Path, *, batch_size: int = 128
+) -> np.ndarray:
+    """Features of all frames as one memory-mapped array ``(F, L, C)`` float16, encoded once.
+
+    The file's name carries the fingerprints of the data and of the encoder's weights, so that neither can change
+    under a cache. An interrupted pass goes on where it stopped.
+    """
+    frames = cache_frames(dataset, folder)
+    path = Path(folder) / f"features-{dataset.fingerprint()}-{encoder.fingerprint()}.npy"
+    shape = (dataset.num_frames, encoder.num_tokens, encoder.channels)
+    device = encoder.mean.device
+
+    @torch.inference_mode()
+    def encode(_: int, span: slice) -> np.ndarray:
+        batches = torch.from_numpy(frames[span]).split(batch_size)
+        return torch.cat([encoder(batch.to(device)).cpu() for batch in batches]).half().numpy()
+
+    return _fill(path, shape, np.float16, dataset, "encode features", encode)
+
+
+def _fill(path: Path, shape: tuple[int, ...], dtype, dataset: EpisodeDataset, title: str, make) -> np.ndarray:
+    """Fill an array episode by episode under a temporary name; the finished file alone has the right name."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
+        done = int(progress.read_text()) if partial.is_file() and progress.is_file() else 0
+        array = np.lib.format.open_memmap(partial, "r+" if done else "w+", dtype, shape)
+        offsets = episode_offsets(dataset.lengths)
+        with tqdm(total=shape[0], initial=int(offsets[done]), desc=title, unit="frame") as bar:
+            for index in range(done, len(dataset)):
+                span = slice(int(offsets[index]), int(offsets[index + 1]))
+                array[span] = make(index, span)
+                bar.update(span.stop - span.start)
+                if index % 50 == 49:
+                    array.flush()
+                    save_json(progress, index + 1)
+        array.flush()
+        del array
+        partial.replace(path)
+        progress.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="c")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training windows over cached features: pairs of states some frames apart, with the actions between.
+
+    Attributes:
+        features: ``(F, L, C)`` float16 of all frames, on the training device.
+        actions: ``(F, A)`` float32 of all frames.
+        starts: ``(M,)`` int64, frames at which a window may start.
+        remaining: ``(M,)`` int64, frames between a start and the end of its episode, at least 1.
+        weights: ``(M,)`` float32, chance of each start.
+    """
+
+    features: Tensor
+    actions: Tensor
+    starts: Tensor
+    remaining: Tensor
+    weights: Tensor
+
+    @classmethod
+    def over(
+        cls, features: Tensor, actions: Tensor, offsets: np.ndarray, episodes: np.ndarray, *, motion_share: float = 0.7
+    ) -> Windows:
+        """Windows inside some episodes, drawn in proportion to motion for ``motion_share`` of the time.
+
+        Most frames of a robot video show no contact (arXiv 2605.07079 trains on interaction 90 % of the time).
+
+        Args:
+            features: ``(F, L, C)``.
+            actions: ``(F, A)``.
+            offsets: ``(N + 1,)`` first frame of each episode.
+            episodes: indices of the episodes to draw from.
+            motion_share: 0 draws uniformly.
+        """
+        spans = [(int(offsets[index]), int(offsets[index + 1])) for index in episodes]
+        starts = torch.cat([torch.arange(first, last - 1) for first, last in spans])
+        remaining = torch.cat([torch.arange(last - 1 - first, 0, -1) for first, last in spans])
+        later = starts + remaining.clamp_max(8)
+        # The tokens that move most say whether something happens; a mean over all tokens would follow the arm alone.
+        motion = torch.cat(
+            [
+                (features[b].float() - features[a].float()).abs().mean(-1).topk(min(8, features.shape[1])).values.mean(-1)
+                for a, b in zip(starts.split(2048), later.split(2048), strict=True)
+            ]
+        )
+        weights = (1 - motion_share) + motion_share * motion / motion.mean()
+        return cls(features, actions, starts, remaining, weights / weights.sum())
+
+    def sample(
+        self, batch: int, horizon: int, generator: torch.Generator, *, full_share: float = 0.5
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw windows.
+
+        Args:
+            batch: windows B.
+            horizon: most frames H between the two states.
+            generator: source of randomness, on the CPU.
+            full_share: part of the windows with exactly ``horizon`` frames; the others are uniform in 1..H.
+
+        Returns:
+            states ``(B, L, C)`` float32, later states ``(B, L, C)`` float32, actions ``(B, H, A)`` zero past the
+            window, frames between the states ``(B,)`` int64.
+        """
+        row = torch.multinomial(self.weights, batch, replacement=True, generator=generator)
+        drawn = torch.randint(1, horizon + 1, (batch,), generator=generator)
+        full = torch.rand(batch, generator=generator) < full_share
+        lengths = torch.minimum(torch.where(full, horizon, drawn), self.remaining[row])
+        first = self.starts[row]
+        steps = torch.arange(horizon)
+        inside = steps < lengths[:, None]
+        frames = torch.where(inside, first[:, None] + steps, first[:, None])
+        device = self.features.device
+        actions = self.actions[frames.to(device)] * inside[..., None].to(device)
+        return (
+            self.features[first.to(device)].float(),
+            self.features[(first + lengths).to(device)].float(),
+            actions,
+            lengths.to(device),
+        )

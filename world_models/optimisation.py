@@ -1,0 +1,204 @@
+"""One training loop for every stage: AdamW, cosine schedule, EMA, bf16, resumable after a kill at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from world_models.checkpoint import optimiser_tensors, restore_optimiser, save_tensors
+
+Scalars = dict[str, float]
+
+
+@dataclass(frozen=True)
+class OptimisationConfig:
+    """How a stage is optimised.
+
+    Attributes:
+        iterations: optimiser steps.
+        batch_size: samples in a step.
+        learning_rate: peak of the cosine schedule.
+        warmup: steps of linear warm-up.
+        weight_decay: AdamW's, on matrices alone.
+        ema_decay: decay of the average of weights that the stage hands on.
+        gradient_clip: largest norm of the gradient.
+        bf16: run matrix products in bfloat16.
+        validate_every: steps between two validations.
+        checkpoint_seconds: seconds between two checkpoints.
+    """
+
+    iterations: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.02
+    ema_decay: float = 0.995
+    gradient_clip: float = 1.0
+    bf16: bool = True
+    validate_every: int = 250
+    checkpoint_seconds: float = 60.0
+
+
+def learning_rate_at(config: OptimisationConfig, iteration: int) -> float:
+    """Linear warm-up, then cosine to a hundredth of the peak."""
+    if iteration < config.warmup:
+        return config.learning_rate * (iteration + 1) / config.warmup
+    progress = (iteration - config.warmup) / max(1, config.iterations - config.warmup)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def optimise(
+    name: str,
+    module: nn.Module,
+    loss: Callable[[torch.Generator], Tensor],
+    config: OptimisationConfig,
+    folder: Path,
+    *,
+    key: dict[str, Any],
+    validate: Callable[[], Scalars] | None = None,
+) -> Scalars:
+    """Train ``module`` in place and leave the average of its weights in it.
+
+    Args:
+        name: name of the stage: of its checkpoint, its scalars and its progress bar.
+        module: what is trained; parameters that require gradients.
+        loss: maps a generator (keyed by the iteration) to the scalar loss of one batch.
+        config: how.
+        folder: holds ``<name>.safetensors`` (checkpoint, then result) and TensorBoard's files.
+        key: everything the result depends on besides ``config``; a checkpoint of another key is refused. Its ``seed``
+            and the iteration key every batch, so that a resumed run draws what it would have drawn.
+        validate: called with averaged weights in place; returns scalars to log.
+
+    Returns:
+        The last validation's scalars (empty without ``validate``), with ``seconds`` and ``iterations``.
+
+    Raises:
+        ValueError: the folder holds this stage trained with another config or on other inputs.
+        FloatingPointError: the loss is not finite.
+    """
+    path = Path(folder) / f"{name}.safetensors"
+    identity = json.dumps({"config": _identity(config), **key}, sort_keys=True, default=str)
+    device = next(module.parameters()).device
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    average = {key_: tensor.detach().clone() for key_, tensor in module.state_dict().items()}
+    start, spent = 0, 0.0
+    metrics: Scalars = {}
+    if path.is_file():
+        start, spent, metrics = _restore(path, identity, name, module, average, optimiser)
+    if start >= config.iterations:
+        module.load_state_dict(average)
+        return metrics
+
+    writer = SummaryWriter(str(Path(folder) / "tensorboard" / name), purge_step=start)
+    began = saved = time.monotonic()
+    module.train()
+    generator = torch.Generator()
+    bar = tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc=name, unit="it")
+    running = math.nan
+    for iteration in bar:
+        generator.manual_seed((key["seed"] << 32) + iteration)
+        rate = learning_rate_at(config, iteration)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
+            value = loss(generator)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        optimiser.step()
+        decay = min(config.ema_decay, (iteration + 1) / (iteration + 10))
+        with torch.no_grad():
+            for key_, tensor in module.state_dict().items():
+                if tensor.is_floating_point():
+                    average[key_].lerp_(tensor, 1 - decay)
+                else:
+                    average[key_].copy_(tensor)
+        if iteration % 20 == 0:
+            current = float(value.detach())
+            if not math.isfinite(current):
+                raise FloatingPointError(f"{name}: loss is {current} at iteration {iteration}; lower learning_rate")
+            running = current if math.isnan(running) else 0.9 * running + 0.1 * current
+            bar.set_postfix(loss=f"{running:.4f}", **{k: f"{v:.3f}" for k, v in list(metrics.items())[:2]})
+            writer.add_scalar(f"losses/{name}", current, iteration)
+            writer.add_scalar(f"charts/{name}/gradient_norm", float(norm.detach()), iteration)
+            writer.add_scalar(f"charts/{name}/learning_rate", rate, iteration)
+        last = iteration + 1 == config.iterations
+        if validate is not None and (last or (iteration + 1) % config.validate_every == 0):
+            metrics = _validate_average(module, average, validate)
+            for scalar, number in metrics.items():
+                writer.add_scalar(f"validation/{name}/{scalar}", number, iteration + 1)
+        if last or time.monotonic() - saved > config.checkpoint_seconds:
+            saved = time.monotonic()
+            elapsed = spent + saved - began
+            if last:
+                metrics = {**metrics, "seconds": elapsed, "iterations": float(config.iterations)}
+            _save(path, identity, iteration + 1, elapsed, metrics, module, average, optimiser)
+    writer.close()
+    module.load_state_dict(average)
+    module.eval()
+    return metrics
+
+
+def _identity(config: OptimisationConfig) -> dict[str, Any]:
+    return {k: v for k, v in vars(config).items() if k not in {"checkpoint_seconds", "validate_every"}}
+
+
+def _validate_average(module: nn.Module, average: dict[str, Tensor], validate: Callable[[], Scalars]) -> Scalars:
+    trained = {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
+    module.load_state_dict(average)
+    module.eval()
+    with torch.inference_mode():
+        metrics = validate()
+    module.load_state_dict(trained)
+    module.train()
+    return metrics
+
+
+def _save(path: Path, identity: str, iteration: int, seconds: float, metrics: Scalars, module, average, optimiser):
+    tensors = {f"average.{key}": tensor for key, tensor in average.items()}
+    if "seconds" not in metrics:
+        # A finished stage keeps only its result.
+        tensors |= {f"module.{key}": tensor for key, tensor in module.state_dict().items()}
+        tensors |= {f"optimiser.{key}": tensor for key, tensor in optimiser_tensors(optimiser).items()}
+    state = {"iteration": iteration, "seconds": seconds, "metrics": metrics}
+    save_tensors(path, tensors, {"identity": identity, "state": json.dumps(state)})
+
+
+def _restore(path: Path, identity: str, name: str, module, average, optimiser) -> tuple[int, float, Scalars]:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        if metadata["identity"] != identity:
+            raise ValueError(
+                f"{path} was trained with other settings or on other data than this run asks for; "
+                f"choose another --out, or delete that file to train the stage {name} anew"
+            )
+        state = json.loads(metadata["state"])
+        groups: dict[str, dict[str, Tensor]] = {"average": {}, "module": {}, "optimiser": {}}
+        for key in file.keys():
+            group, rest = key.split(".", 1)
+            groups[group][rest] = file.get_tensor(key)
+    for key, tensor in groups["average"].items():
+        average[key].copy_(tensor)
+    if groups["module"]:
+        module.load_state_dict(groups["module"])
+        restore_optimiser(optimiser, groups["optimiser"])
+    return state["iteration"], state["seconds"], state["metrics"]

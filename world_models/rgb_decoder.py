@@ -1,0 +1,58 @@
+"""Feature tokens to pixels, for people and for policies that want images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class RGBDecoderConfig:
+    """Sizes of the decoder: channels at the token grid; they halve with every doubling of the resolution."""
+
+    width: int = 192
+
+
+class RGBDecoder(nn.Module):
+    """Convolutional decoder from a square grid of tokens to an image.
+
+    Args:
+        config: sizes.
+        num_tokens: patch tokens L; must be a square number.
+        channels: channels C of a token.
+        image_size: side of the image in pixels; a power-of-two multiple of the grid's side.
+    """
+
+    def __init__(self, config: RGBDecoderConfig, num_tokens: int, channels: int, image_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = round(num_tokens**0.5)
+        factor = image_size // self.grid
+        if self.grid**2 != num_tokens or factor * self.grid != image_size or factor & (factor - 1):
+            raise ValueError(
+                f"{num_tokens} tokens and image size {image_size} do not fit: the tokens must form a square grid and "
+                "the image must be a power of two times as large"
+            )
+        width = config.width
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
+        # The last doublings are one pixel shuffle: convolutions at full resolution cost most and add least.
+        shuffle = min(4, factor)
+        while factor > shuffle:
+            layers += [nn.Conv2d(width, width * 2, 3, padding=1), nn.PixelShuffle(2), nn.SiLU()]
+            width //= 2
+            factor //= 2
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, 3 * shuffle**2, 3, padding=1)]
+        self.layers = nn.Sequential(*layers, nn.PixelShuffle(shuffle))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features ``(B, L, C)`` to an image ``(B, 3, H, W)``, about in [0, 1], not clipped."""
+        grid = features.transpose(1, 2).reshape(len(features), -1, self.grid, self.grid)
+        return self.layers(grid)
+
+    @torch.inference_mode()
+    def to_rgb(self, features: Tensor) -> Tensor:
+        """Features ``(B, L, C)`` to uint8 images ``(B, H, W, 3)``."""
+        image = self(features).clamp(0, 1).mul(255).round().to(torch.uint8)
+        return image.permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,281 @@
+"""The assembled world model: encode, predict, decode, save, load."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from world_models.checkpoint import save_json, save_tensors
+from world_models.data.demonstrations import Demonstrations
+from world_models.features import EncoderConfig, FeatureEncoder
+from world_models.flow import FlowConfig, LatentFlow
+from world_models.regression import FeatureRegression, RegressionConfig
+from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
+from world_models.rla import RLA, RLAConfig
+
+FORMAT = 1
+BUNDLED_WORLDS = Path(__file__).parent / "worlds"
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """Everything that rebuilds a world's modules.
+
+    Attributes:
+        task: name of the task the videos show.
+        instruction: the task in words.
+        action_names: meaning of each of the A action dimensions, each in [-1, 1].
+        chunk_length: most actions K in a chunk.
+        fps: frames, and actions, per second.
+        encoder, rgb_decoder, rla, flow, regression: configs of the parts; a part that is None is absent.
+    """
+
+    task: str
+    action_names: tuple[str, ...]
+    instruction: str = ""
+    chunk_length: int = 8
+    fps: int = 20
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
+    rla: RLAConfig | None = None
+    flow: FlowConfig | None = None
+    regression: RegressionConfig | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for JSON."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], source: str = "config.json") -> WorldConfig:
+        """Read what :meth:`to_dict` wrote; raises ValueError for another format."""
+        content = dict(content)
+        if content.pop("format", None) != FORMAT:
+            raise ValueError(f"{source} is not a world of format {FORMAT}; train it anew or install a matching rla-gym")
+        parts = {
+            "encoder": EncoderConfig,
+            "rgb_decoder": RGBDecoderConfig,
+            "rla": RLAConfig,
+            "flow": FlowConfig,
+            "regression": RegressionConfig,
+        }
+        for name, kind in parts.items():
+            if content.get(name) is not None:
+                content[name] = kind(**content[name])
+        content["action_names"] = tuple(content["action_names"])
+        return cls(**content)
+
+
+class WorldModel(nn.Module):
+    """What every world model shares; subclasses say how a chunk of actions moves the state.
+
+    Attributes:
+        num_tokens: patch tokens L of a state.
+        channels: channels C of a token.
+        action_dim: dimensions A of an action.
+        chunk_length: most actions K in a chunk.
+        image_size: side of the frames in pixels.
+        noise_shape: shape (n, d) of the noise that a prediction takes; None for a deterministic model.
+    """
+
+    noise_shape: tuple[int, int] | None = None
+
+    def __init__(self, config: WorldConfig, encoder: FeatureEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.num_tokens, self.channels = encoder.num_tokens, encoder.channels
+        self.image_size = encoder.image_size
+        self.action_dim, self.chunk_length = len(config.action_names), config.chunk_length
+        self.rgb_decoder = rgb_decoder or RGBDecoder(
+            config.rgb_decoder, self.num_tokens, self.channels, self.image_size
+        )
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """uint8 frames ``(B, H, W, 3)`` of any size to features ``(B, L, C)``, float32."""
+        return self.encoder(rgb)
+
+    def predict(
+        self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
+    ) -> Tensor:
+        """The state after a chunk of actions.
+
+        Args:
+            features: states ``(B, L, C)``, float32.
+            actions: chunks ``(B, k, A)`` in [-1, 1], 1 <= k <= K.
+            noise: standard normal ``(B, n, d)``; None for a deterministic model.
+            solver_steps: Euler steps of a flow; None for the world's own number.
+
+        Returns:
+            Features ``(B, L, C)``, float32.
+        """
+        raise NotImplementedError
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features ``(B, L, C)`` to uint8 frames ``(B, H, W, 3)``."""
+        return self.rgb_decoder.to_rgb(features)
+
+    def check_actions(self, actions: Tensor) -> None:
+        """Raise ValueError unless ``actions`` is ``(B, k, A)`` with 1 <= k <= K."""
+        if actions.ndim != 3 or actions.shape[2] != self.action_dim or not 1 <= actions.shape[1] <= self.chunk_length:
+            raise ValueError(
+                f"actions have shape {tuple(actions.shape)}; this world takes (B, k, {self.action_dim}) "
+                f"with k from 1 to {self.chunk_length}"
+            )
+
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Write or update a world folder; weights of parts that this model lacks stay as they are.
+
+        Args:
+            folder: the world's folder.
+            dtype: floating-point type of the weights on disk; float16 halves the file.
+        """
+        folder = Path(folder)
+        tensors = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in self.state_dict().items()
+        }
+        config, weights = self.config, folder / "model.safetensors"
+        if weights.is_file():
+            held = read_config(folder)
+            own = {name.split(".")[0] for name in tensors}
+            with safe_open(weights, "pt") as file:
+                kept = {name: file.get_tensor(name) for name in file.keys() if name.split(".")[0] not in own}
+            others = {name: getattr(held, name) for name in ("rla", "flow", "regression") if name not in own}
+            config, tensors = dataclasses.replace(config, **others), kept | tensors
+        save_tensors(weights, tensors)
+        save_json(folder / "config.json", config.to_dict())
+
+
+class RLAWorldModel(WorldModel):
+    """RLA-WM: a flow generates the latent action, the autoencoder's decoder applies it (arXiv 2605.07079)."""
+
+    def __init__(self, config: WorldConfig, encoder: FeatureEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
+        super().__init__(config, encoder, rgb_decoder)
+        if config.rla is None or config.flow is None:
+            raise ValueError("an RLA world model needs the configs rla and flow; train those stages first")
+        self.rla = RLA(config.rla, self.num_tokens, self.channels)
+        self.flow = LatentFlow(
+            config.flow, self.num_tokens, self.channels, config.rla.latents, config.rla.latent_dim, self.action_dim
+        )
+        self.noise_shape = (config.rla.latents, config.rla.latent_dim)
+
+    def predict(
+        self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
+    ) -> Tensor:
+        self.check_actions(actions)
+        if noise is None:
+            raise ValueError(f"a flow world model needs noise of shape (B, {self.rla.config.latents}, "
+                             f"{self.rla.config.latent_dim}); draw it from a seeded generator")  # fmt: skip
+        return self.rla.decode(features, self.flow.sample(features, actions, noise, solver_steps)).float()
+
+
+class RegressionWorldModel(WorldModel):
+    """Deterministic prediction of features in the manner of DINO-WM (arXiv 2411.04983): the baseline."""
+
+    def __init__(self, config: WorldConfig, encoder: FeatureEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
+        super().__init__(config, encoder, rgb_decoder)
+        if config.regression is None:
+            raise ValueError("a regression world model needs the config regression; train that stage first")
+        self.regression = FeatureRegression(config.regression, self.num_tokens, self.channels, self.action_dim)
+
+    def predict(
+        self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
+    ) -> Tensor:
+        self.check_actions(actions)
+        return self.regression(features, actions).float()
+
+
+DYNAMICS: dict[str, type[WorldModel]] = {"flow": RLAWorldModel, "regression": RegressionWorldModel}
+
+
+@dataclass(frozen=True)
+class World:
+    """A loaded world folder: the model, the demonstrations it was given, and where it lies."""
+
+    model: WorldModel
+    demonstrations: Demonstrations
+    folder: Path
+
+
+def world_folder(name_or_path: str | Path) -> Path:
+    """Folder of a world: a bundled name, a local folder, or a hub id ``owner/name`` (downloaded by huggingface_hub).
+
+    Raises:
+        FileNotFoundError: there is no such world; the message says what there is.
+    """
+    for candidate in (Path(name_or_path), BUNDLED_WORLDS / str(name_or_path)):
+        if (candidate / "config.json").is_file():
+            return candidate
+    bundled = sorted(path.parent.name for path in BUNDLED_WORLDS.glob("*/config.json"))
+    message = (
+        f"no world {str(name_or_path)!r}: neither a folder with config.json and model.safetensors, nor a bundled "
+        f"world ({', '.join(bundled) or 'none'}), nor a hub id that can be reached; `rla-gym train` makes one"
+    )
+    if str(name_or_path).count("/") != 1 or Path(name_or_path).exists():
+        raise FileNotFoundError(message)
+    try:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.safetensors", "README.md"]
+        return Path(snapshot_download(str(name_or_path), allow_patterns=patterns))
+    except Exception as error:
+        raise FileNotFoundError(message) from error
+
+
+def read_config(folder: Path) -> WorldConfig:
+    """Config of a world folder."""
+    path = Path(folder) / "config.json"
+    return WorldConfig.from_dict(json.loads(path.read_text()), str(path))
+
+
+def load_tensors(path: Path, prefixes: set[str]) -> dict[str, Tensor]:
+    """Float32 tensors of a safetensors file whose first name part is in ``prefixes``."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name.split(".")[0] in prefixes}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def load_model(folder: Path, dynamics: str = "flow", device: torch.device | str = "cpu") -> WorldModel:
+    """The model in a world folder, frozen, in float32 on ``device``.
+
+    Raises:
+        ValueError: ``dynamics`` is unknown, or the folder lacks it.
+    """
+    if dynamics not in DYNAMICS:
+        raise ValueError(f"unknown dynamics {dynamics!r}; choose from {', '.join(DYNAMICS)}")
+    config = read_config(folder)
+    model = DYNAMICS[dynamics](config, FeatureEncoder(config.encoder, load_weights=False))
+    prefixes = {name for name, _ in model.named_children()}
+    tensors = load_tensors(Path(folder) / "model.safetensors", prefixes)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if missing or unexpected:
+        raise ValueError(
+            f"{folder} does not hold the {dynamics} dynamics its config describes (missing {missing[:2]}, unexpected "
+            f"{unexpected[:2]}); train the world anew"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_world(
+    name_or_path: str | Path = "lift", *, dynamics: str = "flow", device: torch.device | str = "cpu"
+) -> World:
+    """Load a world by bundled name, folder or hub id; see :func:`world_folder` and :func:`load_model`."""
+    folder = world_folder(name_or_path)
+    demonstrations = Demonstrations.load(folder / "starts.safetensors").to(device)
+    return World(load_model(folder, dynamics, device), demonstrations, folder)
+
+
+def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str = "cpu") -> FeatureEncoder:
+    """The frozen feature encoder of a world: uint8 frames ``(B, H, W, 3)`` to features ``(B, L, C)``."""
+    folder = world_folder(name_or_path)
+    encoder = FeatureEncoder(read_config(folder).encoder, load_weights=False)
+    tensors = load_tensors(folder / "model.safetensors", {"encoder"})
+    encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in tensors.items()})
+    return encoder.to(device)
