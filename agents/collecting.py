@@ -26,7 +26,9 @@ class CollectingPolicy:
     def __init__(self, folder: str | Path, world: str | None = None) -> None:
         self.folder, self.world = Path(folder), world
         if not (self.folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} is no policy folder (config.json is missing); `rla-gym agent bc` makes one")
+            raise FileNotFoundError(
+                f"{folder} is no policy folder (config.json is missing); `rla-gym agent bc` makes one"
+            )
         self._loaded: tuple[Policy, FeatureEncoder] | None = None
 
     def __getstate__(self) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import sys
@@ -38,8 +39,10 @@ class EvaluateConfig:
     """Episodes; episode i has seed ``seed_start + i``."""
     seed_start: int = 1_000_000
     """First seed. From 1,000,000 on seeds are for reports; choose settings on 500,000 to 999,999."""
-    num_envs: int = 2
-    """Episodes side by side; which episodes are played does not depend on it."""
+    num_envs: int | None = None
+    """Episodes side by side; None takes 50 in a dream, one per CPU core (at most 8) in the simulator."""
+    vectorization: Literal["async", "sync"] = "async"
+    """Simulators in a process each or in this one (a script needs ``if __name__ == "__main__":`` for processes)."""
     placement: str = "standard"
     """Where the simulator puts the object: ``standard`` or ``wide``."""
     world: str | None = None
@@ -51,7 +54,7 @@ class EvaluateConfig:
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``, for encoder, dream and policy."""
     out: Path | None = None
-    """JSON rows to write; None takes ``<policy>/evaluation/<env>.json``. Episodes go beside, in ``*.episodes.json``."""
+    """JSON rows to write; None: ``<policy>/evaluation/<env>-<placement or dynamics>.json``. Episodes go beside."""
     video: Path | None = None
     """mp4 to write: dream and simulator side by side, for the first ``video_episodes`` seeds. Simulator ids only."""
     video_episodes: int = 4
@@ -128,7 +131,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         control_steps,
         row,
     )
-    out = config.out or config.policy / "evaluation" / f"{config.env}.json"
+    variant = config.dynamics if dreams else config.placement
+    out = config.out or config.policy / "evaluation" / f"{gym.spec(config.env).id}-{variant}.json"
     save_json(out, [row])
     save_json(
         out.with_suffix(".episodes.json"),
@@ -208,7 +212,7 @@ def _play_simulator(
     policy: Policy, config: EvaluateConfig, world: str, device: torch.device, progress: Callable[[bool], None]
 ) -> Outcomes:
     """Whoever ends an episode starts the next one that nobody has played: slots never wait for each other."""
-    count = min(config.num_envs, config.episodes)
+    count = min(config.num_envs or min(os.cpu_count() or 1, 8), config.episodes)
     envs: Any = gym.make_vec(
         config.env,
         num_envs=count,
@@ -217,6 +221,7 @@ def _play_simulator(
         world=world,
         chunk_length=policy.chunk_length,
         max_chunks=config.max_chunks,
+        vectorization=config.vectorization if count > 1 else "sync",
         device=str(device),
         autoreset_mode=AutoresetMode.DISABLED,
     )
@@ -256,8 +261,9 @@ def _play_dream(
 ) -> Outcomes:
     """Episode i is slot i of one seed: batches of slots, each of its own number, are the same for any num_envs."""
     successes, returns, control_steps = _outcomes(config.episodes)
-    for first in range(0, config.episodes, config.num_envs):
-        count = min(config.num_envs, config.episodes - first)
+    side_by_side = config.num_envs or 50
+    for first in range(0, config.episodes, side_by_side):
+        count = min(side_by_side, config.episodes - first)
         envs = gym.make_vec(
             config.env,
             num_envs=count,
@@ -313,8 +319,9 @@ def _check(config: EvaluateConfig) -> None:
         known = sorted(name for name in gym.registry if name.startswith(("RLAWM-", "Robosuite-")))
         raise ValueError(f"unknown environment {config.env!r}; choose one of {', '.join(known)}")
     for name in ("episodes", "num_envs", "max_chunks", "video_episodes"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     if config.seed_start < 0:
         raise ValueError(f"seed_start must not be negative, got {config.seed_start}")
     if config.video is not None and is_dream(config.env):

@@ -1,4 +1,4 @@
-"""Side-by-side video: the same actions in the dream and in the simulator."""
+"""Videos: any frames as mp4, and the same actions in the dream and in the simulator, side by side."""
 
 from __future__ import annotations
 
@@ -77,10 +77,27 @@ def write_comparison(
             frames += [frames[-1]] * fps  # a second to read the verdict
     finally:
         real.close()
+    return write_frames(path, frames, fps)
+
+
+def write_frames(path: Path, frames: list[np.ndarray], fps: int) -> Path:
+    """Write (H, W, 3) uint8 frames, H and W even, as an H.264 mp4, atomically; returns ``path``.
+
+    Raises:
+        ValueError: no frames, or an odd height or width, which most players cannot show.
+    """
+    if not frames or frames[0].shape[0] % 2 or frames[0].shape[1] % 2:
+        raise ValueError(f"{path} needs frames of even height and width, got {frames[0].shape if frames else 'none'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     try:
-        _encode(temporary, frames, fps)
+        with av.open(str(temporary), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -145,13 +162,3 @@ def compose(left: np.ndarray, right: np.ndarray, left_label: str, right_label: s
         draw.text((column * _PANEL + _PANEL // 2, _BAR // 2), label, fill="black", font=font, anchor="mm")
     draw.text((_PANEL, _PANEL + _BAR + _BAR // 2), footer, fill="black", font=font, anchor="mm")
     return np.asarray(sheet)
-
-
-def _encode(path: Path, frames: list[np.ndarray], fps: int) -> None:
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())

@@ -53,7 +53,8 @@ def _train(arguments: list[str]) -> None:
 
     config = _configure(TrainConfig, arguments, "data")
     train(config)
-    fit_world_success(config.out, config.data, config.cache)
+    if not config.encoder_only:
+        fit_world_success(config.out, config.data, config.cache)
 
 
 def _agent(arguments: list[str]) -> None:
@@ -137,7 +138,8 @@ def main() -> None:
     try:
         COMMANDS[arguments[0]](arguments[1:])
     except KeyboardInterrupt:
-        sys.exit("rla-gym: interrupted; the same command goes on from its last checkpoint")
+        print("rla-gym: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
 from safetensors.torch import load_file
 
 from agents.bc import BCConfig, choose_demonstrations, chunk_samples, train_bc
@@ -18,6 +20,7 @@ from agents.blind import BlindConfig, make_blind
 from agents.policy import TokenPolicy, choose_device, load_policy
 from agents.ppo import PPOConfig, gaussian_kl, gaussian_log_prob, train_ppo
 from rewards.success import SuccessDetector
+from rla_gym.vector_env import RLAWMVectorEnv
 from world_models.data.demonstrations import Demonstrations
 
 
@@ -27,7 +30,7 @@ def world(tiny_world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("agents") / "world"
     shutil.copytree(tiny_world_folder, folder)
     torch.manual_seed(0)
-    SuccessDetector(16, 8, threshold=0.5).save(folder)
+    SuccessDetector(16, 8, threshold=0.56).save(folder)
     return folder
 
 
@@ -118,10 +121,15 @@ def test_policy_errors_name_the_mend(tmp_path: Path) -> None:
 
 
 def test_bc_learns_demonstrations_by_heart(world: Path, tmp_path: Path) -> None:
-    # the tiny world's actions are noise, so only memory helps: without augmentation it must be complete
+    # frames and actions of pure noise: only memory helps, and without augmentation it must be complete
+    shutil.copytree(world, tmp_path / "noise")
+    torch.manual_seed(0)
+    frames, moves = [torch.randn(25, 16, 8) for _ in range(3)], [torch.rand(25, 4) * 2 - 1 for _ in range(3)]
+    demonstrations = Demonstrations.stack(frames, moves)
+    demonstrations.save(tmp_path / "noise" / "starts.safetensors")
     config = BCConfig(
-        world=str(world),
-        out=tmp_path,
+        world=str(tmp_path / "noise"),
+        out=tmp_path / "bc",
         demonstrations=2,
         steps=400,
         feature_noise=0.0,
@@ -134,14 +142,13 @@ def test_bc_learns_demonstrations_by_heart(world: Path, tmp_path: Path) -> None:
     facts = json.loads((folder / "config.json").read_text())
     assert facts["method"] == "bc"
     assert facts["task"] == "Lift"
-    assert Path(facts["world"]) == world
+    assert Path(facts["world"]) == tmp_path / "noise"
     assert facts["training"]["last_loss"] < 0.2 * facts["training"]["first_loss"]
     assert facts["training"]["training_error"] < 0.1 < facts["training"]["held_out_error"]
     policy = load_policy(folder)
     assert isinstance(policy, TokenPolicy)
     assert torch.allclose(policy.log_std.exp(), torch.tensor(0.2))
 
-    demonstrations = Demonstrations.load(world / "starts.safetensors")
     index = facts["training"]["demonstration_indices"][0]
     action = policy.act(demonstrations.at(torch.tensor([index]), torch.tensor([5])))
     assert (action.view(8, 4) - demonstrations.actions[index, 5:13]).abs().mean() < 0.1
@@ -247,13 +254,53 @@ def test_ppo_stays_nearer_with_a_stronger_anchor(ppo: PPOConfig, tmp_path: Path)
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_ppo_gets_better_in_the_dream(ppo: PPOConfig) -> None:
-    config = dataclasses.replace(
-        ppo, num_envs=32, iterations=40, checkpoint_every=40, learning_rate=1e-4, target_kl=0.1, kl_coefficient=0.0
-    )
-    rows = history(train_ppo(config))
+class Reach(VectorEnv):
+    """Two-chunk episodes whose best action is known: the channels of the first token, less what the clone does."""
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, num_envs: int = 1, **_: Any) -> None:
+        self.num_envs = num_envs
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (16, 8), np.float32)
+        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (32,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.generator = torch.Generator().manual_seed(seed or 0)
+        self.time = torch.zeros(self.num_envs, dtype=torch.int64)
+        self.features = torch.randn(self.num_envs, 16, 8, generator=self.generator)
+        return self.features, {}
+
+    def step(self, actions: torch.Tensor) -> tuple[Any, ...]:
+        target = 0.5 * self.features[:, 0].tanh().repeat(1, 4)
+        reward = -(actions - target).square().mean(1)
+        self.time += 1
+        truncated = self.time == 2
+        self.time[truncated] = 0
+        self.features = torch.randn(self.num_envs, 16, 8, generator=self.generator)
+        terminated = torch.zeros_like(truncated)
+        return self.features, reward, terminated, truncated, {"final_obs": self.features.clone()}
+
+
+def test_ppo_improves_where_the_optimum_is_known(ppo: PPOConfig, clone: Path, tmp_path: Path) -> None:
+    policy = load_policy(clone)
+    policy.facts["task"] = "Reach"
+    gym.register("RLAWM-Reach-v0", vector_entry_point=Reach)
+    try:
+        config = dataclasses.replace(
+            ppo,
+            policy=policy.save(tmp_path / "start"),
+            num_envs=64,
+            iterations=40,
+            checkpoint_every=100,
+            learning_rate=3e-4,
+            target_kl=1.0,
+            kl_coefficient=0.0,
+        )
+        rows = history(train_ppo(config))
+    finally:
+        del gym.registry["RLAWM-Reach-v0"]
     rewards = [row["charts/reward_per_chunk"] for row in rows]
-    assert np.mean(rewards[-8:]) > np.mean(rewards[:8]) + 0.1
+    assert np.mean(rewards[-3:]) > 0.85 * np.mean(rewards[:3])  # rewards are negative
 
 
 def test_ppo_clones_first_and_keeps_policies(world: Path, ppo: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +322,7 @@ def test_ppo_refuses_what_would_lose_or_mix_runs(ppo: PPOConfig, world: Path, tm
     train_ppo(ppo)
     with pytest.raises(ValueError, match="--resume, --overwrite"):
         train_ppo(ppo)
-    with pytest.raises(ValueError, match="gamma was 0.9, is 0.5"):
+    with pytest.raises(ValueError, match=r"gamma was 0\.9, is 0\.5"):
         train_ppo(dataclasses.replace(ppo, resume=True, gamma=0.5))
     train_ppo(dataclasses.replace(ppo, overwrite=True, iterations=1))
     blind = make_blind(BlindConfig(world=str(world), out=tmp_path / "blind"))
@@ -298,20 +345,17 @@ def test_sb3_starts_as_the_clone(clone: Path, world: Path, tmp_path: Path) -> No
 
     policy = load_policy(clone)
     assert isinstance(policy, TokenPolicy)
-    dream = gym.make_vec("RLAWM-Lift-v0", num_envs=4, world=str(world), autoreset_mode="SameStep")
-    envs = DreamVecEnv(dream)
-    model = make_sb3_ppo(policy, envs, SB3PPOConfig(out=tmp_path, device="cpu"))
+    envs = DreamVecEnv(RLAWMVectorEnv(4, world=str(world), autoreset_mode="SameStep"))
+    model = make_sb3_ppo(policy, envs, SB3PPOConfig(out=tmp_path, batch_size=16, device="cpu"))
     observations = envs.reset()
     actions, _ = model.predict(observations, deterministic=True)
     assert np.abs(actions - policy.act(torch.from_numpy(observations)).numpy()).max() < 1e-6
     assert torch.equal(model.policy.log_std, policy.log_std)
     envs.close()
 
-    narrow = DreamVecEnv(
-        gym.make_vec("RLAWM-Lift-v0", num_envs=4, world=str(world), autoreset_mode="SameStep", chunk_length=4)
-    )
+    narrow = DreamVecEnv(RLAWMVectorEnv(4, world=str(world), autoreset_mode="SameStep", chunk_length=4))
     with pytest.raises(ValueError, match="chunk length"):
-        make_sb3_ppo(policy, narrow, SB3PPOConfig(out=tmp_path, device="cpu"))
+        make_sb3_ppo(policy, narrow, SB3PPOConfig(out=tmp_path, batch_size=16, device="cpu"))
     narrow.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,8 +73,11 @@ def test_chunk_is_its_control_steps_and_success_terminates(env: RobosuiteEnv) ->
         ends.append((terminated, truncated))
     np.testing.assert_array_equal(states, env.simulator_state()["state"])
     assert env.observation_space.contains(observation)
-    assert rewards[-1] == 1.0 and ends[-1] == (True, False) and info == {"success": True, "control_steps": 48}
-    assert rewards[0] == 0.0 and ends[0] == (False, False)
+    assert rewards[-1] == 1.0
+    assert ends[-1] == (True, False)
+    assert info == {"success": True, "control_steps": 48}
+    assert rewards[0] == 0.0
+    assert ends[0] == (False, False)
 
 
 def test_doing_nothing_truncates(env: RobosuiteEnv) -> None:
@@ -96,7 +100,8 @@ def test_picture_is_upright_and_shows_the_cube(env: RobosuiteEnv) -> None:
     np.testing.assert_array_equal(frame, env.render())
     r, g, b = np.moveaxis(frame.astype(int), -1, 0)
     rows, _ = np.nonzero((r > 80) & (r > 2 * g) & (r > 2 * b))
-    assert len(rows) > 150 and rows.mean() > 64  # on the table, which is in the lower half
+    assert len(rows) > 150
+    assert rows.mean() > 64
     assert frame[-1].mean() > 200  # the table is white
 
 
@@ -126,7 +131,8 @@ def test_simulator_state(env: RobosuiteEnv) -> None:
     for _ in range(15):
         env.control_step(np.array([0.0, 0.0, 0.0, 1.0]))
     closed = env.simulator_state()["gripper_opening"][0]
-    assert 0.07 < wide < 0.085 and -0.002 < closed < 0.005
+    assert 0.07 < wide < 0.085
+    assert -0.002 < closed < 0.005
 
 
 def test_bad_actions_are_named(env: RobosuiteEnv) -> None:
@@ -139,7 +145,7 @@ def test_bad_actions_are_named(env: RobosuiteEnv) -> None:
         env.step(np.zeros(32, np.int64))
     with pytest.raises(ValueError, match=r"expected \(4,\)"):
         env.control_step(np.zeros(7))
-    with pytest.raises(ValueError, match="unknown placement 'far'.*'standard', 'wide'"):
+    with pytest.raises(ValueError, match=r"unknown placement 'far'.*'standard', 'wide'"):
         env.reset(options={"placement": "far"})
     with pytest.raises(ValueError, match="unknown reset options"):
         env.reset(options={"demo": 1})
@@ -181,19 +187,20 @@ def test_importing_the_twin_imports_no_simulator() -> None:
 def test_seed_ranges_are_apart() -> None:
     ranges = [COLLECT_SEED_RANGE, VALIDATION_SEEDS, REPORT_SEEDS]
     assert REPORT_SEEDS.start == 1_000_000
-    assert all(before.stop <= after.start for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before.stop <= after.start for before, after in itertools.pairwise(ranges))
 
 
 def test_vector_features_are_those_of_single_environments(env: RobosuiteEnv, tiny_world_folder: Path) -> None:
     vector = gym.make_vec("Robosuite-Lift-v0", num_envs=2, world=str(tiny_world_folder), max_chunks=2)
     assert isinstance(vector, RobosuiteVectorEnv)
-    assert vector.single_observation_space.shape == (16, 8) and vector.action_space.shape == (2, 32)
+    assert vector.single_observation_space.shape == (16, 8)
+    assert vector.action_space.shape == (2, 32)
     observations, info = vector.reset(seed=10)
     assert vector.observation_space.contains(observations)
     assert info["control_steps"].tolist() == [0, 0]
     encode = load_encoder(tiny_world_folder)
     actions = np.random.default_rng(0).uniform(-1.2, 1.2, (2, 32)).astype(np.float32)
-    stepped, rewards, terminated, truncated, info = vector.step(actions)
+    _stepped, rewards, terminated, truncated, info = vector.step(actions)
     states = vector.simulator_state()
     for slot in range(2):
         frame, _ = env.reset(seed=10 + slot, options={"placement": "standard"})
@@ -201,10 +208,13 @@ def test_vector_features_are_those_of_single_environments(env: RobosuiteEnv, tin
         np.testing.assert_allclose(observations[slot], expected, atol=1e-4)
         env.step(actions[slot])
         np.testing.assert_array_equal(states["state"][slot], env.simulator_state()["state"])
-    assert rewards.tolist() == [0, 0] and not terminated.any() and not truncated.any()
+    assert rewards.tolist() == [0, 0]
+    assert not terminated.any()
+    assert not truncated.any()
     assert vector.step(actions)[3].all()
     observations, rewards, terminated, truncated, info = vector.step(actions)  # next-step autoreset
-    assert info["control_steps"].tolist() == [0, 0] and not truncated.any()
+    assert info["control_steps"].tolist() == [0, 0]
+    assert not truncated.any()
     with pytest.raises(ValueError, match=r"shape \(2, 4\)"):
         vector.step(np.zeros((2, 4), np.float32))
     with pytest.raises(ValueError, match="simulator 1 hold NaN"):
@@ -219,9 +229,12 @@ def test_vector_torch_output_and_same_step_reset(env: RobosuiteEnv, tiny_world_f
     first, _ = vector.reset(seed=7)
     observations, rewards, terminated, truncated, info = vector.step(torch.zeros(1, 32))
     assert all(isinstance(item, torch.Tensor) for item in (first, observations, rewards, terminated, truncated))
-    assert rewards.dtype == torch.float32 and truncated.tolist() == [True]
-    assert info["_final_obs"].tolist() == [True] and info["final_obs"].shape == (1, 16, 8)
-    assert info["final_info"]["control_steps"].tolist() == [8] and info["control_steps"].tolist() == [0]
+    assert rewards.dtype == torch.float32
+    assert truncated.tolist() == [True]
+    assert info["_final_obs"].tolist() == [True]
+    assert info["final_obs"].shape == (1, 16, 8)
+    assert info["final_info"]["control_steps"].tolist() == [8]
+    assert info["control_steps"].tolist() == [0]
     assert not torch.equal(info["final_obs"], observations)
     vector.close()
 

@@ -21,11 +21,12 @@ from tests.conftest import tiny_config
 from tests.synthetic_dataset import write_moving_square
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets
+from world_models.data.demonstrations import Demonstrations
 from world_models.distillation import DistillationConfig
 from world_models.features import FeatureEncoder
 from world_models.optimisation import OptimisationConfig, optimise
 from world_models.train import TrainConfig, train
-from world_models.world_model import load_world
+from world_models.world_model import load_encoder, load_world
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +194,15 @@ def test_data_without_success_is_refused_before_work_starts(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="validation split"):
         train(tiny_training(tmp_path / "data", tmp_path / "world"))
     assert not (tmp_path / "world").exists()
+
+
+def test_an_encoder_can_stand_alone_and_serve_a_second_world(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    first = tiny_training(dataset.root, tmp_path / "first", iterations=2)
+    train(replace(first, encoder_only=True))
+    encoder = load_encoder(tmp_path / "first")
+    assert len(Demonstrations.load(tmp_path / "first" / "starts.safetensors")) == 4
+    with pytest.raises(ValueError, match="does not hold the flow dynamics"):
+        load_world(tmp_path / "first")
+    train(replace(first, out=tmp_path / "second", encoder_from=str(tmp_path / "first")))
+    assert load_world(tmp_path / "second").model.encoder.fingerprint() == encoder.fingerprint()
+    assert not (tmp_path / "second" / "stages" / "encoder.safetensors").exists()

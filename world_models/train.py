@@ -30,7 +30,14 @@ from world_models.regression import RegressionConfig
 from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
 from world_models.rla import RLA, RLAConfig, motion_weights, token_loss
 from world_models.tensorboard_video import add_animation
-from world_models.world_model import RegressionWorldModel, RLAWorldModel, WorldConfig, WorldModel
+from world_models.world_model import (
+    RegressionWorldModel,
+    RLAWorldModel,
+    WorldConfig,
+    WorldModel,
+    load_encoder,
+    save_encoder,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,9 @@ class TrainConfig:
         device: ``cpu``, ``cuda`` or ``auto``.
         threads: CPU threads; 0 takes all cores.
         seed: of initial weights and batches.
+        encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one.
+        encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose roll-outs the data
+            of the real world should hold.
         encoder, distillation, rla, flow, regression, rgb_decoder: the parts. ``distillation`` is skipped where the
             encoder is pretrained or has a checkpoint.
         rla_optimisation, flow_optimisation, regression_optimisation, rgb_optimisation: their schedules.
@@ -61,6 +71,8 @@ class TrainConfig:
     device: str = "auto"
     threads: int = 0
     seed: int = 0
+    encoder_from: str | None = None
+    encoder_only: bool = False
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     rla: RLAConfig = field(default_factory=RLAConfig)
@@ -129,6 +141,14 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         config.task, tuple(dataset.action_names), dataset.instruction, config.chunk_length, dataset.fps,
         encoder.config, config.rgb_decoder, config.rla, config.flow, config.regression,
     )  # fmt: skip
+    save_encoder(config.out, world, encoder)
+    spans = [slice(int(offsets[index]), int(offsets[index + 1])) for index in demonstrations]
+    Demonstrations.stack([data.features[span].cpu() for span in spans], [actions[span] for span in spans]).save(
+        config.out / "starts.safetensors"
+    )
+    if config.encoder_only:
+        return metrics
+
     torch.manual_seed(config.seed)
     flow_world = RLAWorldModel(world, encoder).to(device)
     regression_world = RegressionWorldModel(world, encoder, flow_world.rgb_decoder).to(device)
@@ -141,10 +161,6 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     # fp16 halves the file; the world that is measured is the one that is read back.
     flow_world.save(config.out, torch.float16)
     regression_world.save(config.out, torch.float16)
-    spans = [slice(int(offsets[index]), int(offsets[index + 1])) for index in demonstrations]
-    Demonstrations.stack([data.features[span].cpu() for span in spans], [actions[span] for span in spans]).save(
-        config.out / "starts.safetensors"
-    )
     _log_animation(flow_world, data, stages)
     facts = {"metrics": metrics, "data": _describe(dataset), "hardware": _hardware(device)}
     save_json(config.out / "training.json", {**facts, "settings": _plain(dataclasses.asdict(config))})
@@ -238,6 +254,8 @@ def train_rgb_decoder(
 def _encoder(
     config: TrainConfig, dataset: EpisodeDataset, frames: np.ndarray, stages: Path, data_key: str, device: str
 ) -> tuple[FeatureEncoder, Scalars]:
+    if config.encoder_from is not None:
+        return load_encoder(config.encoder_from, device), {}
     offsets = episode_offsets(dataset.lengths)
     train_episodes = dataset.split("train")
     if not config.encoder.pretrained and config.encoder.checkpoint is None:

@@ -137,10 +137,7 @@ class WorldModel(nn.Module):
             dtype: floating-point type of the weights on disk; float16 halves the file.
         """
         folder = Path(folder)
-        tensors = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in self.state_dict().items()
-        }
+        tensors = _stored(self.state_dict(), dtype)
         config, weights = self.config, folder / "model.safetensors"
         if weights.is_file():
             held = read_config(folder)
@@ -151,6 +148,19 @@ class WorldModel(nn.Module):
             config, tensors = dataclasses.replace(config, **others), kept | tensors
         save_tensors(weights, tensors)
         save_json(folder / "config.json", config.to_dict())
+
+
+def save_encoder(folder: Path | str, config: WorldConfig, encoder: FeatureEncoder) -> None:
+    """Begin a world folder with its encoder alone, in float16, unless the folder holds a whole world already."""
+    folder = Path(folder)
+    if not (folder / "model.safetensors").is_file():
+        tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+        save_tensors(folder / "model.safetensors", _stored(tensors, torch.float16))
+        save_json(folder / "config.json", config.to_dict())
+
+
+def _stored(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 class RLAWorldModel(WorldModel):

@@ -1,0 +1,94 @@
+"""collect -> train -> agent -> evaluate -> bench, by the commands a user types, at the smallest settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rla_gym import cli
+from world_models.data.episodes import EpisodeDataset
+
+pytest.importorskip("robosuite", reason='the simulator is not installed: pip install "rla-gym[robosuite]"')
+
+
+def rla_gym_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["rla-gym", *map(str, arguments)])
+    cli.main()
+
+
+@pytest.fixture(autouse=True)
+def _tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLA_GYM_TRACEBACK", "1")
+
+
+def small(stage: str, iterations: int = 6) -> list[object]:
+    return [
+        f"--{stage}.iterations", iterations, f"--{stage}.batch-size", 8, f"--{stage}.warmup", 2, f"--{stage}.no-bf16",
+    ]  # fmt: skip
+
+
+def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, world, clone, agent = (tmp_path / name for name in ("data", "world", "bc", "ppo"))
+    rla_gym_command(monkeypatch, "collect", "Lift", "--episodes", 12, "--out", data, "--workers", 2, "--expert", 1,
+                    "--near-miss", 0.5, "--noisy", 0, "--play", 0)  # fmt: skip
+    dataset = EpisodeDataset(data)
+    assert len(dataset) == 12
+    assert dataset.successes.any()
+
+    rla_gym_command(
+        monkeypatch, "train", data, "--out", world, "--demonstrations", 3, "--threads", 2,
+        "--encoder.image-size", 32, "--encoder.channels", 16, "--encoder.backbone-arguments", "depth", 1, "patch_size", 8,
+        "--rla.width", 24, "--rla.heads", 2, "--rla.latents", 4, "--rla.latent-dim", 4,
+        "--flow.width", 24, "--flow.heads", 2, "--regression.width", 24, "--regression.heads", 2, "--rgb-decoder.width", 24,
+        *small("distillation.optimisation"), *small("rla-optimisation"), *small("flow-optimisation"),
+        *small("regression-optimisation"), *small("rgb-optimisation"),
+    )  # fmt: skip
+    assert (world / "success.json").is_file()
+
+    rla_gym_command(monkeypatch, "agent", "bc", "--world", world, "--out", clone, "--demonstrations", 2, "--steps", 20)
+    rla_gym_command(monkeypatch, "agent", "ppo", "--policy", clone, "--out", agent, "--iterations", 3,
+                    "--warmup-iterations", 1, "--num-envs", 4)  # fmt: skip
+    rows = tmp_path / "rows.json"
+    video = tmp_path / "video.mp4"
+    rla_gym_command(monkeypatch, "evaluate", agent, "--env", "Robosuite-Lift-v0", "--episodes", 2, "--out", rows,
+                    "--video", video, "--video-episodes", 1)  # fmt: skip
+    (row,) = json.loads(rows.read_text())
+    assert row["metric"] == "success_rate"
+    assert row["n"] == 2
+    assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+    assert video.stat().st_size > 10_000
+
+    fidelity = tmp_path / "results" / "fidelity.json"
+    rla_gym_command(monkeypatch, "bench", "fidelity", data, "--world", world, "--out", fidelity, "--probe.iterations", 20)
+    measured = {(row["method"], row["metric"], row["setting"]): row for row in json.loads(fidelity.read_text())}
+    assert measured["persistence", "token_l1_vs_persistence", "chunks=6"]["value"] == pytest.approx(1.0)
+    for method in ("flow", "regression", "persistence"):
+        for chunk in range(1, 7):
+            assert measured[method, "cube_error_cm", f"chunks={chunk}"]["value"] > 0
+    assert fidelity.with_suffix(".png").stat().st_size > 10_000
+    assert fidelity.with_name("fidelity_film_strip.png").stat().st_size > 10_000
+
+    more = ["collect", "Lift", "--episodes", 13, "--out", data, "--workers", 1, "--policy-folder", clone, "--expert", 0,
+            "--near-miss", 0, "--noisy", 0, "--play", 0, "--policy", 1]  # fmt: skip
+    rla_gym_command(monkeypatch, *more)
+    assert EpisodeDataset(data).kinds[-1] == "policy"
+
+
+def test_transfer_pairs_policies_on_the_same_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the bundled world, whose policies the demo trains; reuses finished policies."""
+    out, runs = tmp_path / "transfer.json", tmp_path / "runs"
+    arguments = ["bench", "transfer", "--methods", "blind", "bc", "ppo", "--training-seeds", 0, "--iterations", 2,
+                 "--episodes", 2, "--demonstrations", 2, "--runs", runs, "--out", out, "--no-progress"]  # fmt: skip
+    rla_gym_command(monkeypatch, *arguments)
+    first = json.loads(out.read_text())
+    written = {path: path.stat().st_mtime_ns for path in runs.rglob("policy.safetensors")}
+    rla_gym_command(monkeypatch, *arguments)
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("policy.safetensors")} == written
+    assert [row["value"] for row in json.loads(out.read_text())] == [row["value"] for row in first]
+    table = {(row["method"], row["metric"]): row for row in first if "seed=" not in row["setting"]}
+    gain = table["ppo", "success_rate"]["value"] - table["bc", "success_rate"]["value"]
+    assert table["ppo", "success_gain_over_bc"]["value"] == pytest.approx(gain)
+    assert ("blind", "success_rate") in table
+    assert out.with_suffix(".png").is_file()
