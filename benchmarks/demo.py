@@ -51,4 +51,3 @@ def demo(config: DemoConfig) -> None:
     for name, path in (("rows", transfer.out), ("picture", transfer.out.with_suffix(".png")), ("dream | real", video)):
         console.print(f"  {name:12} {path}")
     console.print(f"  took         {(time.monotonic() - began) / 60:.1f} minutes")
-

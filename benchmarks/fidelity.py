@@ -70,7 +70,8 @@ def run(config: FidelityConfig) -> list[Row]:
     episodes = [int(i) for i in dataset.split(config.split) if dataset.lengths[i] > span]
     if not episodes:
         raise ValueError(
-            f"no {config.split} episode of {config.data} is longer than {span} frames; lower --chunks or collect longer ones"
+            f"no {config.split} episode of {config.data} is longer than {span} frames; lower --chunks or collect "
+            "longer episodes"
         )
 
     train_rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in dataset.split("train")])
@@ -122,8 +123,20 @@ class _Bench:
 
     def add(self, method: str, metric: str, setting: str, value: float, low, high, n: int, unit: str) -> None:
         self.rows.append(
-            Row("fidelity", self.task, method, metric, setting, value, low, high, n, f"noise {self.config.seed}", unit,
-                **self.facts)  # fmt: skip
+            Row(
+                "fidelity",
+                self.task,
+                method,
+                metric,
+                setting,
+                value,
+                low,
+                high,
+                n,
+                f"noise {self.config.seed}",
+                unit,
+                **self.facts,
+            )
         )
 
     def add_probe_rows(self, probe, features: Tensor, states: Tensor, dataset: EpisodeDataset, offsets) -> None:
@@ -163,7 +176,10 @@ class _Bench:
         for kind in ("", *sorted(set(kinds))):
             chosen = torch.from_numpy(kinds == kind) if kind else torch.ones(len(kinds), dtype=torch.bool)
             rates = {}
-            for metric, outcome, wrong in (("false_lift_rate", ~lifted, dreamed), ("missed_lift_rate", lifted, ~dreamed)):
+            for metric, outcome, wrong in (
+                ("false_lift_rate", ~lifted, dreamed),
+                ("missed_lift_rate", lifted, ~dreamed),
+            ):
                 among = chosen & outcome
                 n, hits = int(among.sum()), int((among & wrong).sum())
                 if n:

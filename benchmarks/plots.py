@@ -8,9 +8,9 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from benchmarks.results import Row  # noqa: E402
+from benchmarks.results import Row
 
 COLOURS = {"flow": "#0b6e99", "regression": "#d9730d", "persistence": "#9b9a97"}
 

@@ -71,17 +71,26 @@ def run(config: TransferConfig) -> list[Row]:
             policy = train_policy(config, method, seed)
             real = evaluate(
                 EvaluateConfig(
-                    policy, config.env, episodes=config.episodes, placement=config.placement, device=config.device,
+                    policy,
+                    config.env,
+                    episodes=config.episodes,
+                    placement=config.placement,
+                    device=config.device,
                     progress=config.progress,
-                )  # fmt: skip
+                )
             )
             per_seed.append(real.successes)
             task = real.row["task"]
             dream = evaluate(
                 EvaluateConfig(
-                    policy, f"RLAWM-{task}-v0", episodes=config.episodes, num_envs=64, device=config.device,
-                    dynamics="regression" if method == "ppo_regression" else "flow", progress=config.progress,
-                )  # fmt: skip
+                    policy,
+                    f"RLAWM-{task}-v0",
+                    episodes=config.episodes,
+                    num_envs=64,
+                    device=config.device,
+                    dynamics="regression" if method == "ppo_regression" else "flow",
+                    progress=config.progress,
+                )
             )
             dreamed.append(dream.successes)
         outcomes[method], dreams[method] = np.array(per_seed), np.array(dreamed)
@@ -101,16 +110,24 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         return folder if _finished(folder) else make_blind(BlindConfig(config.world, folder))
     clone = config.runs / f"bc_{demonstrations}_seed{seed}"
     if not _finished(clone):
-        train_bc(BCConfig(config.world, clone, config.demonstrations, seed, device=config.device, progress=config.progress))
+        train_bc(
+            BCConfig(config.world, clone, config.demonstrations, seed, device=config.device, progress=config.progress)
+        )
     if method == "bc":
         return clone
     folder = config.runs / f"{method}_{demonstrations}_seed{seed}_{config.iterations}_iterations"
     if not _finished(folder):
         train_ppo(
             PPOConfig(
-                clone, folder, dynamics="regression" if method == "ppo_regression" else "flow", seed=seed,
-                iterations=config.iterations, device=config.device, resume=True, progress=config.progress,
-            )  # fmt: skip
+                clone,
+                folder,
+                dynamics="regression" if method == "ppo_regression" else "flow",
+                seed=seed,
+                iterations=config.iterations,
+                device=config.device,
+                resume=True,
+                progress=config.progress,
+            )
         )
     return folder
 
@@ -119,7 +136,9 @@ def _finished(folder: Path) -> bool:
     return (folder / "policy.safetensors").is_file() and (folder / "config.json").is_file()
 
 
-def _rows(config: TransferConfig, task: str, outcomes: dict[str, np.ndarray], dreams: dict[str, np.ndarray]) -> list[Row]:
+def _rows(
+    config: TransferConfig, task: str, outcomes: dict[str, np.ndarray], dreams: dict[str, np.ndarray]
+) -> list[Row]:
     """Rows of outcomes (training seeds, episodes) in the simulator and in the dream.
 
     Intervals resample the initial states, each with its outcome averaged over the training seeds.
@@ -135,7 +154,14 @@ def _rows(config: TransferConfig, task: str, outcomes: dict[str, np.ndarray], dr
         seeds = config.training_seeds[: len(successes)]
         label = f"training {','.join(map(str, seeds))}; report 1000000-{1000000 + config.episodes - 1}"
         add(method, "success_rate", setting, bootstrap_mean(successes.mean(axis=0)), successes.size, label)
-        add(method, "dream_success_rate", setting, bootstrap_mean(dreams[method].mean(axis=0)), dreams[method].size, label)
+        add(
+            method,
+            "dream_success_rate",
+            setting,
+            bootstrap_mean(dreams[method].mean(axis=0)),
+            dreams[method].size,
+            label,
+        )
         if method not in {"bc", "blind"} and "bc" in outcomes:
             gain = paired_difference(successes.mean(axis=0), outcomes["bc"].mean(axis=0))
             add(method, "success_gain_over_bc", setting, gain, successes.size, label)

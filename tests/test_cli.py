@@ -64,7 +64,8 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_importing_rla_gym_stays_light() -> None:
     code = (
-        "import sys, rla_gym; heavy = {'torch', 'robosuite', 'mujoco', 'stable_baselines3', 'timm'} & set(sys.modules); "
+        "import sys, rla_gym; "
+        "heavy = {'torch', 'robosuite', 'mujoco', 'stable_baselines3', 'timm'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

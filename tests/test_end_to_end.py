@@ -39,9 +39,11 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     rla_gym_command(
         monkeypatch, "train", data, "--out", world, "--demonstrations", 3, "--threads", 2,
-        "--encoder.image-size", 32, "--encoder.channels", 16, "--encoder.backbone-arguments", "depth", 1, "patch_size", 8,
+        "--encoder.image-size", 32, "--encoder.channels", 16,
+        "--encoder.backbone-arguments", "depth", 1, "patch_size", 8,
         "--rla.width", 24, "--rla.heads", 2, "--rla.latents", 4, "--rla.latent-dim", 4,
-        "--flow.width", 24, "--flow.heads", 2, "--regression.width", 24, "--regression.heads", 2, "--rgb-decoder.width", 24,
+        "--flow.width", 24, "--flow.heads", 2, "--regression.width", 24, "--regression.heads", 2,
+        "--rgb-decoder.width", 24,
         *small("distillation.optimisation"), *small("rla-optimisation"), *small("flow-optimisation"),
         *small("regression-optimisation"), *small("rgb-optimisation"),
     )  # fmt: skip
@@ -61,7 +63,9 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert video.stat().st_size > 10_000
 
     fidelity = tmp_path / "results" / "fidelity.json"
-    rla_gym_command(monkeypatch, "bench", "fidelity", data, "--world", world, "--out", fidelity, "--probe.iterations", 20)
+    rla_gym_command(
+        monkeypatch, "bench", "fidelity", data, "--world", world, "--out", fidelity, "--probe.iterations", 20
+    )
     measured = {(row["method"], row["metric"], row["setting"]): row for row in json.loads(fidelity.read_text())}
     assert measured["persistence", "token_l1_vs_persistence", "chunks=6"]["value"] == pytest.approx(1.0)
     for method in ("flow", "regression", "persistence"):

@@ -19,9 +19,9 @@ from torch import nn
 
 from tests.conftest import tiny_config
 from tests.synthetic_dataset import write_moving_square
+from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets
-from world_models.data.demonstrations import Demonstrations
 from world_models.distillation import DistillationConfig
 from world_models.features import FeatureEncoder
 from world_models.optimisation import OptimisationConfig, optimise
@@ -48,7 +48,9 @@ def tiny_training(data: Path, out: Path, iterations: int = 12) -> TrainConfig:
     )  # fmt: skip
 
 
-def test_train_writes_a_world_that_loads_and_a_second_run_changes_nothing(dataset: EpisodeDataset, tmp_path: Path) -> None:
+def test_train_writes_a_world_that_loads_and_a_second_run_changes_nothing(
+    dataset: EpisodeDataset, tmp_path: Path
+) -> None:
     config = tiny_training(dataset.root, tmp_path / "world")
     metrics = train(config)
     assert {"encoder", "rla", "flow", "regression", "rgb_decoder"} <= set(metrics)
@@ -139,9 +141,7 @@ def test_cache_is_keyed_by_data_and_encoder(dataset: EpisodeDataset, tmp_path: P
     assert features.shape == (dataset.num_frames, 16, 8)
     assert features.dtype == np.float16
     frames = cache_frames(dataset, tmp_path)
-    np.testing.assert_allclose(
-        features[3:5], encoder(torch.from_numpy(frames[3:5])).numpy(), atol=5e-3, rtol=5e-3
-    )
+    np.testing.assert_allclose(features[3:5], encoder(torch.from_numpy(frames[3:5])).numpy(), atol=5e-3, rtol=5e-3)
     files = set(tmp_path.glob("features-*"))
     with torch.no_grad():
         encoder.mean.add_(1)

@@ -112,7 +112,9 @@ def test_encoder_loads_a_local_checkpoint_through_timm(tmp_path: Path) -> None:
     source = FeatureEncoder(plain)
     save_file(source.backbone.state_dict(), tmp_path / "weights.safetensors")
     loaded = FeatureEncoder(
-        EncoderConfig("vit_tiny_patch16_224", {"depth": 1}, 32, checkpoint=str(tmp_path / "weights.safetensors"), channels=16)
+        EncoderConfig(
+            "vit_tiny_patch16_224", {"depth": 1}, 32, checkpoint=str(tmp_path / "weights.safetensors"), channels=16
+        )
     )
     for name, tensor in source.backbone.state_dict().items():
         assert torch.equal(tensor, loaded.backbone.state_dict()[name]), name

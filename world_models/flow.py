@@ -26,11 +26,11 @@ class FlowConfig:
         solver_steps: Euler steps of a prediction when the caller names none.
     """
 
-    width: int = 192
+    width: int = 160
     condition_depth: int = 3
     flow_depth: int = 4
-    heads: int = 6
-    solver_steps: int = 5
+    heads: int = 5
+    solver_steps: int = 4
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class LatentFlow(nn.Module):
         context = self.context_norm(x)
         keys_and_values = []
         for block in self.flow_blocks:
-            assert isinstance(block, Block) and block.cross_attention is not None
+            assert isinstance(block, Block)
+            assert block.cross_attention is not None
             keys_and_values.append(block.cross_attention.keys_and_values(context))
         return FlowCondition(tuple(keys_and_values), chunk)
 

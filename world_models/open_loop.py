@@ -33,4 +33,3 @@ def open_loop(
         features = model.predict(features, chunk, noise, solver_steps)
         states.append(features)
     return torch.stack(states, dim=1)
-

@@ -14,9 +14,9 @@ from world_models.transformer import Block, learned_tokens
 class RegressionConfig:
     """Sizes of the regression model: transformer width, blocks and attention heads."""
 
-    width: int = 192
+    width: int = 160
     depth: int = 8
-    heads: int = 6
+    heads: int = 5
 
 
 class FeatureRegression(nn.Module):

@@ -26,10 +26,10 @@ class RLAConfig:
 
     latents: int = 16
     latent_dim: int = 32
-    width: int = 192
-    encoder_depth: int = 3
+    width: int = 160
+    encoder_depth: int = 2
     decoder_depth: int = 4
-    heads: int = 6
+    heads: int = 5
     horizon: int = 12
 
 

@@ -67,7 +67,7 @@ class TrainConfig:
     cache: Path | None = None
     task: str = "Lift"
     chunk_length: int = 8
-    demonstrations: int = 16
+    demonstrations: int = 32
     device: str = "auto"
     threads: int = 0
     seed: int = 0
@@ -132,9 +132,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     features = cache_features(dataset, encoder, cache)
     offsets = episode_offsets(dataset.lengths)
     actions = torch.from_numpy(np.concatenate([dataset.episode(index).actions for index in range(len(dataset))]))
-    data = TrainingData(
-        dataset, frames, torch.from_numpy(features).to(device), actions.to(device), offsets
-    )
+    data = TrainingData(dataset, frames, torch.from_numpy(features).to(device), actions.to(device), offsets)
     metrics = {"encoder": encoder_metrics}
     key = {"encoder": encoder.fingerprint(), "data": data_key, "seed": config.seed}
     world = WorldConfig(
@@ -204,7 +202,9 @@ def train_flow(
 
     def validate() -> Scalars:
         states, later, actions = _full_windows(held_out, 256, horizon)
-        return {"token_l1_vs_persistence": _relative_l1(open_loop(world, states, actions[:, None])[:, 0], states, later)}
+        return {
+            "token_l1_vs_persistence": _relative_l1(open_loop(world, states, actions[:, None])[:, 0], states, later)
+        }
 
     key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config)}
     return optimise("flow", flow, loss, optimisation, folder, key=key, validate=validate)

@@ -118,7 +118,11 @@ class Windows:
         # The tokens that move most say whether something happens; a mean over all tokens would follow the arm alone.
         motion = torch.cat(
             [
-                (features[b].float() - features[a].float()).abs().mean(-1).topk(min(8, features.shape[1])).values.mean(-1)
+                (features[b].float() - features[a].float())
+                .abs()
+                .mean(-1)
+                .topk(min(8, features.shape[1]))
+                .values.mean(-1)
                 for a, b in zip(starts.split(2048), later.split(2048), strict=True)
             ]
         )
