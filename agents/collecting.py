@@ -29,10 +29,11 @@ class CollectingPolicy:
             raise FileNotFoundError(
                 f"{folder} is no policy folder (config.json is missing); `rla-gym agent bc` makes one"
             )
+        self.name = self.folder.name
         self._loaded: tuple[Policy, FeatureEncoder] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder, "world": self.world, "_loaded": None}
+        return {**self.__dict__, "_loaded": None}
 
     @torch.inference_mode()
     def __call__(self, rgb: np.ndarray, step: int) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 USAGE = """\
@@ -38,13 +40,20 @@ def _configure(config: type, arguments: list[str], positional: str | None = None
 def _collect(arguments: list[str]) -> None:
     from rla_gym.ground_truth.collect import CollectConfig, collect
 
+    @dataclass
+    class CollectCommand(CollectConfig):
+        """Record episodes of a task in the simulator, as a LeRobotDataset v3.0."""
+
+        policy_folder: Path | None = None
+        """Policy to roll out in the share ``--policy`` of the episodes."""
+
+    command = _configure(CollectCommand, arguments, "task")
     policy = None
-    if "--policy-folder" in arguments:
+    if command.policy_folder is not None:
         from agents.collecting import CollectingPolicy
 
-        at = arguments.index("--policy-folder")
-        policy, arguments = CollectingPolicy(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
-    collect(_configure(CollectConfig, arguments, "task"), policy)
+        policy = CollectingPolicy(command.policy_folder)
+    collect(CollectConfig(**{field.name: getattr(command, field.name) for field in fields(CollectConfig)}), policy)
 
 
 def _train(arguments: list[str]) -> None:
