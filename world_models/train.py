@@ -78,11 +78,17 @@ class TrainConfig:
     flow: FlowConfig = field(default_factory=FlowConfig)
     regression: RegressionConfig = field(default_factory=RegressionConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
-    rla_optimisation: OptimisationConfig = field(default_factory=lambda: OptimisationConfig(iterations=4000))
-    flow_optimisation: OptimisationConfig = field(default_factory=lambda: OptimisationConfig(iterations=3000))
-    regression_optimisation: OptimisationConfig = field(default_factory=lambda: OptimisationConfig(iterations=2000))
+    rla_optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=5000, batch_size=32)
+    )
+    flow_optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=1900, batch_size=32)
+    )
+    regression_optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=1500, batch_size=32)
+    )
     rgb_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=800, batch_size=32)
+        default_factory=lambda: OptimisationConfig(iterations=600, batch_size=32)
     )
 
 
