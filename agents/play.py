@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -44,7 +45,7 @@ def play(config: PlayConfig) -> Path:
     """Write the video and print where it lies; one frame per chunk and environment."""
     task = read_config(world_folder(config.world)).task
     policy = load_policy(config.policy, config.device) if config.policy else None
-    envs = gym.make_vec(
+    envs: Any = gym.make_vec(
         f"RLAWM-{task}-v0", num_envs=config.envs, world=config.world, dynamics=config.dynamics, device=config.device,
         output="torch", starts="first", render_mode="rgb_array", vectorization_mode="vector_entry_point",
     )  # fmt: skip
@@ -67,7 +68,6 @@ def play(config: PlayConfig) -> Path:
     return config.out
 
 
-def _side_by_side(frames: np.ndarray | tuple[np.ndarray, ...] | None) -> np.ndarray:
-    assert frames is not None
+def _side_by_side(frames: tuple[np.ndarray, ...]) -> np.ndarray:
     # Twice the size: 128 pixels are a stamp on today's screens.
     return np.concatenate(list(frames), axis=1).repeat(2, axis=0).repeat(2, axis=1)

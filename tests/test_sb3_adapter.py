@@ -118,13 +118,14 @@ def test_another_autoreset_mode_or_output_is_refused(world: str) -> None:
         env.close()
 
 
-@pytest.mark.parametrize("policy", ["MlpPolicy", "CnnPolicy"])
-def test_ppo_learns_in_the_dream(make: Callable[..., DreamVecEnv], policy: str) -> None:
-    if policy == "MlpPolicy":
-        env, steps, arguments = VecMonitor(make(8)), 512, {}
-    else:  # smaller than the tiny world's frames a CNN of Stable-Baselines3 cannot be, so pixels stay flat
-        env, steps, policy, arguments = VecMonitor(make(4, obs="rgb")), 64, "MlpPolicy", {"normalize_images": True}
-    model = PPO(policy, env, n_steps=16, batch_size=64, n_epochs=2, seed=0, device="cpu", policy_kwargs=arguments)
+@pytest.mark.parametrize("observation", ["features", "rgb"])
+def test_ppo_runs_in_the_dream(make: Callable[..., DreamVecEnv], observation: str) -> None:
+    arguments: dict[str, bool] = {}
+    if observation == "features":
+        env, steps = VecMonitor(make(8)), 512
+    else:  # the tiny world's frames are too small for Stable-Baselines3's CNN, so pixels stay flat
+        env, steps, arguments = VecMonitor(make(4, obs="rgb")), 64, {"normalize_images": True}
+    model = PPO("MlpPolicy", env, n_steps=16, batch_size=64, n_epochs=2, seed=0, device="cpu", policy_kwargs=arguments)
     model.learn(steps)
     assert model.num_timesteps == steps
     assert len(model.ep_info_buffer) > 0

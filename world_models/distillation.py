@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -63,6 +63,9 @@ class Teacher(nn.Module):
         ImportError: the package that ships the weights is missing.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, name: str, grid: int) -> None:
         super().__init__()
         shipped = name in SHIPPED
@@ -70,7 +73,7 @@ class Teacher(nn.Module):
         if shipped:
             load_shipped_weights(name, self.network)
         self.grid = grid
-        configuration = self.network.default_cfg
+        configuration = cast("dict[str, Any]", self.network.default_cfg)
         self.register_buffer("pixel_mean", torch.tensor(configuration["mean"]).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(configuration["std"]).view(1, 3, 1, 1))
         self.requires_grad_(False)

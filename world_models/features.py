@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -101,7 +101,7 @@ class FeatureEncoder(nn.Module):
         """uint8 frames ``(B, H, W, 3)`` to the backbone's own patch tokens ``(B, L, W)``."""
         if self.config.backbone_arguments.get("features_only", False):
             return fold_maps(self.backbone(self.pixels(rgb)))
-        output = self.backbone.forward_features(self.pixels(rgb))
+        output = cast("Any", self.backbone).forward_features(self.pixels(rgb))
         if output.ndim == 4:
             return fold_maps([output])
         return output[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
