@@ -27,10 +27,12 @@ def tiny_config() -> WorldConfig:
         task="Lift",
         action_names=("x", "y", "z", "gripper"),
         instruction="lift the cube",
+        frame_size=32,
         encoder=EncoderConfig(
             backbone="vit_tiny_patch16_224",
             backbone_arguments={"depth": 1, "embed_dim": 24, "num_heads": 2, "patch_size": 8},
             image_size=32,
+            pretrained=False,
             channels=8,
         ),
         rgb_decoder=RGBDecoderConfig(width=16),

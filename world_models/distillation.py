@@ -11,6 +11,7 @@ never from simulator states:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Any, cast
 import numpy as np
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from world_models.checkpoint import save_tensors
 from world_models.features import EncoderConfig, FeatureEncoder, fold_maps
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.shipped_weights import SHIPPED, load_shipped_weights
@@ -160,7 +163,11 @@ def train_encoder(
     torch.manual_seed(key["seed"])
     encoder = FeatureEncoder(encoder_config).to(device)
     frozen = encoder_config.pretrained or encoder_config.checkpoint is not None
-    teacher = encoder.backbone_tokens if frozen else Teacher(config.teacher, round(encoder.num_tokens**0.5)).to(device)
+    teacher: Callable[[Tensor], Tensor] = encoder.backbone_tokens
+    source = encoder.fingerprint()
+    if not frozen:
+        grid = round(encoder.num_tokens**0.5)
+        teacher, source = Teacher(config.teacher, grid).to(device), f"{config.teacher}-{grid}"
     pairs = {
         name: _pairs(offsets, episodes, config)
         for name, episodes in (("train", train_episodes), ("validation", validation_episodes))
@@ -171,18 +178,22 @@ def train_encoder(
         encoder.fit_statistics(_batches(sample, device))
         return encoder, {}
     used = np.unique(np.concatenate([item.flatten() for item in pairs.values()]))
+    training_rows = np.flatnonzero(np.isin(used, pairs["train"]))
     row = np.full(len(frames), -1)
     row[used] = np.arange(len(used))
     pixels = torch.from_numpy(frames[used])
-    name = encoder.fingerprint() if frozen else config.teacher
-    targets = _teacher_targets(teacher, pixels, Path(folder) / f"targets-{name}-{key['data']}.npy", device)
-    target_mean, target_std = (item.to(device) for item in _channel_statistics(targets))
-    first_frames = pixels[:: max(1, len(pixels) // 500)].float()
+    # Whatever the targets depend on is in the file's name.
+    digest = hashlib.sha256(repr((source, key["data"])).encode() + used.tobytes()).hexdigest()[:16]
+    targets = _teacher_targets(teacher, pixels, Path(folder) / f"targets-{digest}.npy", device)
+    training_pixels = pixels[training_rows]
+    target_mean, target_std = (item.to(device) for item in _channel_statistics(targets, training_rows))
+    first_frames = training_pixels[:: max(1, len(training_pixels) // 500)].float()
+    first_frames = _resized(first_frames, encoder.image_size)
     mean_frame = (first_frames.mean(dim=0) / 255).to(device)
     deviation = float((first_frames / 255 - mean_frame.cpu()).std())
 
     if frozen:
-        encoder.fit_projection(_batches(pixels, device, count=500))
+        encoder.fit_projection(_batches(training_pixels, device, count=500))
     student = Student(encoder, targets.shape[-1], config.horizon * actions.shape[1])
     student.requires_grad_(True)
     encoder.backbone.requires_grad_(not frozen)
@@ -191,12 +202,12 @@ def train_encoder(
     def losses(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         chunk = torch.from_numpy(actions[rows[:, :1] + np.arange(config.horizon)]).flatten(1).to(device)
         at = torch.from_numpy(row[rows.T.flatten()])
-        rgb = pixels[at].to(device)
+        rgb = _resized(pixels[at].to(device), encoder.image_size)
         raw = torch.from_numpy(targets[at.numpy()]).to(device).float()
-        tokens = student.norm((encoder.projection(raw) if frozen else encoder.projected(rgb)).float())
+        tokens = student.norm((encoder.projection(raw) if frozen else encoder.projected(pixels[at].to(device))).float())
         target = (raw - target_mean) / target_std
         distillation = F.smooth_l1_loss(student.teacher_head(tokens).float(), target)
-        deviations = (rgb.float() / 255 - mean_frame).permute(0, 3, 1, 2) / deviation
+        deviations = (rgb / 255 - mean_frame).permute(0, 3, 1, 2) / deviation
         patches = F.pixel_unshuffle(deviations, student.patch).flatten(2).transpose(1, 2)
         pixel = F.smooth_l1_loss(student.pixel_head(tokens).float(), patches)
         before, after = tokens.chunk(2)
@@ -218,8 +229,18 @@ def train_encoder(
     metrics = optimise("encoder", student, loss, config.optimisation, folder, key=key, validate=validate)
     encoder.requires_grad_(False)
     encoder.eval()
-    encoder.fit_statistics(_batches(pixels, device))
+    _restore_statistics(encoder, training_pixels, Path(folder), device)
     return encoder, metrics
+
+
+def _restore_statistics(encoder: FeatureEncoder, pixels: Tensor, folder: Path, device: torch.device | str) -> None:
+    """Token statistics, computed once per encoder: another machine's rounding would make it another encoder."""
+    path = folder / f"statistics-{encoder.fingerprint()}.safetensors"
+    if path.is_file():
+        encoder.load_state_dict(load_file(path, device=str(device)), strict=False)
+        return
+    encoder.fit_statistics(_batches(pixels, device))
+    save_tensors(path, {"mean": encoder.mean, "std": encoder.std})
 
 
 def _pairs(offsets: np.ndarray, episodes: np.ndarray, config: DistillationConfig) -> np.ndarray:
@@ -230,6 +251,14 @@ def _pairs(offsets: np.ndarray, episodes: np.ndarray, config: DistillationConfig
         starts.append(np.arange(first + int(index) % config.frame_stride, last - config.horizon, config.frame_stride))
     joined = np.concatenate(starts)
     return np.stack([joined, joined + config.horizon], axis=1)
+
+
+def _resized(frames: Tensor, size: int) -> Tensor:
+    """Frames ``(B, H, W, 3)`` as float at ``(B, size, size, 3)``."""
+    if frames.shape[1:3] == (size, size):
+        return frames.float()
+    image = F.interpolate(frames.permute(0, 3, 1, 2).float(), (size, size), mode="bilinear", antialias=True)
+    return image.permute(0, 2, 3, 1)
 
 
 def _batches(pixels: Tensor, device: torch.device | str, count: int = 2000) -> Iterator[Tensor]:
@@ -254,6 +283,6 @@ def _teacher_targets(
     return np.load(path, mmap_mode="c")
 
 
-def _channel_statistics(targets: np.ndarray) -> tuple[Tensor, Tensor]:
-    sample = torch.from_numpy(np.asarray(targets[:: max(1, len(targets) // 1000)])).flatten(0, 1).float()
+def _channel_statistics(targets: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    sample = torch.from_numpy(targets[rows[:: max(1, len(rows) // 1000)]]).flatten(0, 1).float()
     return sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-3)

@@ -22,9 +22,9 @@ class EncoderConfig:
 
     Attributes:
         backbone: any timm model name, for instance ``vit_small_patch14_dinov2.lvd142m``.
-        backbone_arguments: further arguments of ``timm.create_model``; a convolutional backbone wants
-            ``{"features_only": True, "out_indices": [2, 3]}``: the cells of its coarsest map are the tokens, finer maps
-            are folded into their channels.
+        backbone_arguments: further arguments of ``timm.create_model``. Of a convolutional backbone the feature maps
+            ``out_indices`` (2 and 3 unless said otherwise: strides 8 and 16) are taken; the cells of the coarsest are
+            the tokens, finer maps are folded into their channels.
         image_size: frames are resized to this many pixels a side before the backbone sees them.
         pretrained: load timm's weights for the name, from its hub, the local cache, or the package that ships them.
         checkpoint: load weights from this local file (safetensors or a state dict) instead.
@@ -32,7 +32,7 @@ class EncoderConfig:
     """
 
     backbone: str = "tf_efficientnet_lite0"
-    backbone_arguments: dict[str, Any] = field(default_factory=lambda: {"features_only": True, "out_indices": [2, 3]})
+    backbone_arguments: dict[str, int | float | str | bool | list[int]] = field(default_factory=dict)
     image_size: int = 128
     pretrained: bool = True
     checkpoint: str | None = None
@@ -99,12 +99,11 @@ class FeatureEncoder(nn.Module):
 
     def backbone_tokens(self, rgb: Tensor) -> Tensor:
         """uint8 frames ``(B, H, W, 3)`` to the backbone's own patch tokens ``(B, L, W)``."""
-        if self.config.backbone_arguments.get("features_only", False):
-            return fold_maps(self.backbone(self.pixels(rgb)))
-        output = cast("Any", self.backbone).forward_features(self.pixels(rgb))
-        if output.ndim == 4:
-            return fold_maps([output])
-        return output[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        pixels = self.pixels(rgb)
+        if not hasattr(self.backbone, "forward_features"):
+            return fold_maps(self.backbone(pixels))
+        tokens = cast("Any", self.backbone).forward_features(pixels)
+        return tokens[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
 
     def projected(self, rgb: Tensor) -> Tensor:
         """uint8 frames ``(B, H, W, 3)`` to projected tokens ``(B, L, C)`` before they are standardised."""
@@ -152,26 +151,25 @@ def fold_maps(maps: list[Tensor]) -> Tensor:
 
 
 def _create_backbone(config: EncoderConfig, load_weights: bool) -> nn.Module:
-    arguments: dict[str, Any] = {"num_classes": 0, **config.backbone_arguments}
-    if arguments.get("features_only"):
-        arguments.pop("num_classes")
-    else:
-        arguments["img_size"] = config.image_size
     if not timm.is_model(config.backbone.split(".")[0]):
         close = ", ".join(timm.list_models(f"*{config.backbone.split('_')[0]}*")[:5])
         raise ValueError(f"timm has no backbone {config.backbone!r}; see timm.list_models(), for instance {close}")
-    if load_weights and config.checkpoint is not None:
-        if not Path(config.checkpoint).is_file():
-            raise FileNotFoundError(f"encoder checkpoint {config.checkpoint} does not exist; give a local weights file")
-        arguments["checkpoint_path"] = config.checkpoint
-    pretrained = load_weights and config.pretrained
-    shipped = pretrained and config.backbone in SHIPPED
-    try:
-        backbone = timm.create_model(config.backbone, pretrained=pretrained and not shipped, **arguments)
-    except TypeError:
-        # Convolutional backbones take any image size and know no such argument.
-        arguments.pop("img_size", None)
-        backbone = timm.create_model(config.backbone, pretrained=pretrained and not shipped, **arguments)
-    if shipped:
+    if load_weights and config.checkpoint is not None and not Path(config.checkpoint).is_file():
+        raise FileNotFoundError(f"encoder checkpoint {config.checkpoint} does not exist; give a local weights file")
+    arguments: dict[str, Any] = dict(config.backbone_arguments)
+    with torch.device("meta"):
+        transformer = hasattr(timm.create_model(config.backbone, num_classes=0), "patch_embed")
+    if transformer:
+        arguments |= {"num_classes": 0, "img_size": config.image_size}
+    else:
+        arguments = {"features_only": True, "out_indices": [2, 3], **arguments}
+    shipped = config.pretrained and config.checkpoint is None and config.backbone in SHIPPED
+    if load_weights and not shipped:
+        arguments["pretrained"] = config.pretrained or config.checkpoint is not None
+        if config.checkpoint is not None:
+            # As timm's own weights are read: a classifier is left out, position embeddings are resized.
+            arguments["pretrained_cfg_overlay"] = {"file": config.checkpoint}
+    backbone = timm.create_model(config.backbone, **arguments)
+    if load_weights and shipped:
         load_shipped_weights(config.backbone, backbone)
     return backbone.eval()

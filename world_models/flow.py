@@ -134,7 +134,7 @@ class LatentFlow(nn.Module):
             actions: chunks ``(B, K, A)``.
             lengths: valid steps of each chunk ``(B,)``, or None.
             latent: target latent actions ``(B, n, d)``, in the autoencoder's scale.
-            generator: source of noise and flow times.
+            generator: source of noise and flow times, on the CPU.
             draws: noise draws per sample; stage 1 is paid once for all of them.
         """
         condition = self.condition(features, actions, lengths)
@@ -143,9 +143,8 @@ class LatentFlow(nn.Module):
             condition.chunk.repeat(draws, 1),
         )
         target = (latent / self.latent_scale).repeat(draws, 1, 1)
-        noise = torch.randn(target.shape, generator=generator, device=target.device, dtype=target.dtype)
-        logit = torch.randn(len(target), generator=generator, device=target.device, dtype=target.dtype)
-        time = torch.sigmoid(logit)
+        noise = torch.randn(target.shape, generator=generator).to(target)
+        time = torch.sigmoid(torch.randn(len(target), generator=generator)).to(target)
         noisy = (1 - time)[:, None, None] * target + time[:, None, None] * noise
         velocity = self.velocity(noisy, time, condition).float()
         return F.mse_loss(velocity, noise - target) + F.l1_loss(velocity, noise - target)

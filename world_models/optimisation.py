@@ -132,7 +132,9 @@ def optimise(
                     average[key_].lerp_(tensor, 1 - decay)
                 else:
                     average[key_].copy_(tensor)
-        if iteration % 20 == 0:
+        last = iteration + 1 == config.iterations
+        save = last or time.monotonic() - saved > config.checkpoint_seconds
+        if iteration % 20 == 0 or save:
             current = float(value.detach())
             if not math.isfinite(current):
                 raise FloatingPointError(f"{name}: loss is {current} at iteration {iteration}; lower learning_rate")
@@ -141,12 +143,11 @@ def optimise(
             writer.add_scalar(f"losses/{name}", current, iteration)
             writer.add_scalar(f"charts/{name}/gradient_norm", float(norm.detach()), iteration)
             writer.add_scalar(f"charts/{name}/learning_rate", rate, iteration)
-        last = iteration + 1 == config.iterations
         if validate is not None and (last or (iteration + 1) % config.validate_every == 0):
             metrics = _validate_average(module, average, validate)
             for scalar, number in metrics.items():
                 writer.add_scalar(f"validation/{name}/{scalar}", number, iteration + 1)
-        if last or time.monotonic() - saved > config.checkpoint_seconds:
+        if save:
             saved = time.monotonic()
             elapsed = spent + saved - began
             if last:

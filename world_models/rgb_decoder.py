@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -22,19 +23,20 @@ class RGBDecoder(nn.Module):
         config: sizes.
         num_tokens: patch tokens L; must be a square number.
         channels: channels C of a token.
-        image_size: side of the image in pixels; a power-of-two multiple of the grid's side.
+        image_size: side of the image in pixels; images are made at the next power-of-two multiple of the grid and, if
+            that is larger, resized.
     """
 
     def __init__(self, config: RGBDecoderConfig, num_tokens: int, channels: int, image_size: int) -> None:
         super().__init__()
         self.config = config
-        self.grid = round(num_tokens**0.5)
-        factor = image_size // self.grid
-        if self.grid**2 != num_tokens or factor * self.grid != image_size or factor & (factor - 1):
+        self.grid, self.image_size = round(num_tokens**0.5), image_size
+        if self.grid**2 != num_tokens or image_size < self.grid:
             raise ValueError(
-                f"{num_tokens} tokens and image size {image_size} do not fit: the tokens must form a square grid and "
-                "the image must be a power of two times as large"
+                f"{num_tokens} tokens and image size {image_size} do not fit: the tokens must form a square grid that is "
+                "no larger than the image"
             )
+        factor = 1 << (image_size // self.grid - 1).bit_length()
         width = config.width
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
         # The last doublings are one pixel shuffle: convolutions at full resolution cost most and add least.
@@ -49,7 +51,10 @@ class RGBDecoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features ``(B, L, C)`` to an image ``(B, 3, H, W)``, about in [0, 1], not clipped."""
         grid = features.transpose(1, 2).reshape(len(features), -1, self.grid, self.grid)
-        return self.layers(grid)
+        image = self.layers(grid)
+        if image.shape[-1] != self.image_size:
+            image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        return image
 
     @torch.inference_mode()
     def to_rgb(self, features: Tensor) -> Tensor:

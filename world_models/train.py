@@ -117,13 +117,11 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 
     Raises:
         FileNotFoundError: ``data`` is no dataset.
-        ValueError: too few episodes, or ``out`` holds stages trained with other settings.
+        ValueError: too few or unfit episodes, or ``out`` holds stages trained with other settings.
     """
     dataset = EpisodeDataset(config.data)
     demonstrations = _demonstration_episodes(dataset, config.demonstrations)
-    for split in ("train", "validation"):
-        if len(dataset.split(split)) == 0:
-            raise ValueError(f"{config.data} has no episode in its {split} split; collect at least 20 episodes")
+    _check_data(dataset, max(config.chunk_length, config.distillation.horizon))
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
     device = "cpu" if device == "auto" else device
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
@@ -136,14 +134,23 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     encoder.half().float()
     features = cache_features(dataset, encoder, cache)
     offsets = episode_offsets(dataset.lengths)
-    actions = torch.from_numpy(np.concatenate([dataset.episode(index).actions for index in range(len(dataset))]))
+    actions = torch.from_numpy(_all_actions(dataset))
     data = TrainingData(dataset, frames, torch.from_numpy(features).to(device), actions.to(device), offsets)
     metrics = {"encoder": encoder_metrics}
     key = {"encoder": encoder.fingerprint(), "data": data_key, "seed": config.seed}
     world = WorldConfig(
-        config.task, tuple(dataset.action_names), dataset.instruction, config.chunk_length, dataset.fps,
-        encoder.config, config.rgb_decoder, config.rla, config.flow, config.regression,
-    )  # fmt: skip
+        config.task,
+        tuple(dataset.action_names),
+        instruction=dataset.instruction,
+        chunk_length=config.chunk_length,
+        fps=dataset.fps,
+        frame_size=dataset.image_size[0],
+        encoder=encoder.config,
+        rgb_decoder=config.rgb_decoder,
+        rla=config.rla,
+        flow=config.flow,
+        regression=config.regression,
+    )
     save_encoder(config.out, world, encoder)
     spans = [slice(int(offsets[index]), int(offsets[index + 1])) for index in demonstrations]
     Demonstrations.stack([data.features[span].cpu() for span in spans], [actions[span] for span in spans]).save(
@@ -211,7 +218,7 @@ def train_flow(
             "token_l1_vs_persistence": _relative_l1(open_loop(world, states, actions[:, None])[:, 0], states, later)
         }
 
-    key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config)}
+    key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config), "chunk_length": horizon}
     return optimise("flow", flow, loss, optimisation, folder, key=key, validate=validate)
 
 
@@ -230,7 +237,7 @@ def train_regression(
         states, later, actions = _full_windows(held_out, 256, horizon)
         return {"token_l1_vs_persistence": _relative_l1(regression(states, actions), states, later)}
 
-    key = {**key, "regression": vars(regression.config)}
+    key = {**key, "regression": vars(regression.config), "chunk_length": horizon}
     return optimise("regression", regression, loss, optimisation, folder, key=key, validate=validate)
 
 
@@ -262,12 +269,11 @@ def _encoder(
     if config.encoder_from is not None:
         return load_encoder(config.encoder_from, device), {}
     offsets = episode_offsets(dataset.lengths)
-    actions = np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
     return train_encoder(
         config.distillation,
         config.encoder,
         frames,
-        actions,
+        _all_actions(dataset),
         offsets,
         dataset.split("train"),
         dataset.split("validation"),
@@ -275,6 +281,30 @@ def _encoder(
         key={"data": data_key, "seed": config.seed},
         device=device,
     )
+
+
+def _check_data(dataset: EpisodeDataset, span: int) -> None:
+    height, width = dataset.image_size
+    if height != width:
+        raise ValueError(f"{dataset.root} has frames of {height} x {width} pixels; crop or pad its videos to squares")
+    for split in ("train", "validation"):
+        if not any(dataset.lengths[index] > span for index in dataset.split(split)):
+            raise ValueError(
+                f"{dataset.root} has no episode longer than {span} frames in its {split} split; collect at least 20 "
+                "episodes, and longer ones than a chunk"
+            )
+    actions = _all_actions(dataset)
+    largest = float(np.abs(actions).max()) if actions.size else float("nan")
+    if not largest <= 1.0:
+        raise ValueError(
+            f"{dataset.root} has actions up to {largest:.3g}; environments take them in [-1, 1], so scale the column "
+            "`action` (and remember the scale for the robot)"
+        )
+
+
+def _all_actions(dataset: EpisodeDataset) -> np.ndarray:
+    """Actions ``(F, A)`` of all frames."""
+    return np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
 
 
 def _demonstration_episodes(dataset: EpisodeDataset, count: int) -> list[int]:
@@ -346,4 +376,4 @@ def _hardware(device: str) -> str:
 def _plain(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: _plain(value) for key, value in content.items() if key not in {"data", "out"}}
-    return list(content) if isinstance(content, tuple) else content
+    return list(content) if isinstance(content, tuple) else str(content) if isinstance(content, Path) else content

@@ -34,6 +34,7 @@ class WorldConfig:
         action_names: meaning of each of the A action dimensions, each in [-1, 1].
         chunk_length: most actions K in a chunk.
         fps: frames, and actions, per second.
+        frame_size: side of the videos' square frames in pixels, and of decoded ones.
         encoder, rgb_decoder, rla, flow, regression: configs of the parts; a part that is None is absent.
     """
 
@@ -42,6 +43,7 @@ class WorldConfig:
     instruction: str = ""
     chunk_length: int = 8
     fps: int = 20
+    frame_size: int = 128
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     rla: RLAConfig | None = None
@@ -80,7 +82,7 @@ class WorldModel(nn.Module):
         channels: channels C of a token.
         action_dim: dimensions A of an action.
         chunk_length: most actions K in a chunk.
-        image_size: side of the frames in pixels.
+        image_size: side of decoded frames in pixels.
         noise_shape: shape (n, d) of the noise that a prediction takes; None for a deterministic model.
     """
 
@@ -91,7 +93,7 @@ class WorldModel(nn.Module):
         self.config = config
         self.encoder = encoder
         self.num_tokens, self.channels = encoder.num_tokens, encoder.channels
-        self.image_size = encoder.image_size
+        self.image_size = config.frame_size
         self.action_dim, self.chunk_length = len(config.action_names), config.chunk_length
         self.rgb_decoder = rgb_decoder or RGBDecoder(
             config.rgb_decoder, self.num_tokens, self.channels, self.image_size
@@ -151,12 +153,19 @@ class WorldModel(nn.Module):
 
 
 def save_encoder(folder: Path | str, config: WorldConfig, encoder: FeatureEncoder) -> None:
-    """Begin a world folder with its encoder alone, in float16, unless the folder holds a whole world already."""
+    """Begin a world folder with its encoder alone, in float16; a folder that has this encoder is left as it is.
+
+    Raises:
+        ValueError: the folder holds a world with another encoder.
+    """
     folder = Path(folder)
-    if not (folder / "model.safetensors").is_file():
-        tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-        save_tensors(folder / "model.safetensors", _stored(tensors, torch.float16))
-        save_json(folder / "config.json", config.to_dict())
+    if (folder / "model.safetensors").is_file():
+        if load_encoder(folder).fingerprint() != encoder.fingerprint():
+            raise ValueError(f"{folder} holds a world with another encoder; choose another --out")
+        return
+    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    save_tensors(folder / "model.safetensors", _stored(tensors, torch.float16))
+    save_json(folder / "config.json", config.to_dict())
 
 
 def _stored(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

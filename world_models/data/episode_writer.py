@@ -19,7 +19,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -214,6 +213,8 @@ class EpisodeWriter:
             raise ValueError(f"camera is {self.camera!r}; give its key, such as 'observation.images.{self.camera}'")
         if min(self.image_size) < 1:
             raise ValueError(f"image_size is {self.image_size}; height and width must be 1 or more")
+        import av
+
         formats = [video_format.name for video_format in av.Codec("libx264", "w").video_formats or ()]
         if self.pixel_format not in formats:
             raise ValueError(f"pixel_format is {self.pixel_format!r}; libx264 has {', '.join(formats)}")
@@ -346,6 +347,8 @@ class EpisodeWriter:
         return self.root / template.format(video_key=self.camera, chunk_index=chunk, file_index=file)
 
     def _encode(self, path: Path, frames: np.ndarray) -> None:
+        import av
+
         options = {"crf": str(self.crf), "g": str(self.gop), "bf": "0"}
         with av.open(str(path), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=self.fps, options=options)

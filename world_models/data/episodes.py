@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -299,6 +298,9 @@ def _decode_from(path: Path, start: float) -> Iterator[np.ndarray]:
     """The frames of a video from `start` seconds on, each (H, W, 3) uint8 RGB."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; fetch or collect the dataset again")
+    # Only here: a machine that trains on cached features has no need of it.
+    import av
+
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         if start > 0:

@@ -87,7 +87,7 @@ class Windows:
         actions: ``(F, A)`` float32 of all frames.
         starts: ``(M,)`` int64, frames at which a window may start.
         remaining: ``(M,)`` int64, frames between a start and the end of its episode, at least 1.
-        weights: ``(M,)`` float32, chance of each start.
+        weights: ``(M,)`` float32, chance of each start, on the CPU.
     """
 
     features: Tensor
@@ -126,7 +126,8 @@ class Windows:
                 for a, b in zip(starts.split(2048), later.split(2048), strict=True)
             ]
         )
-        weights = (1 - motion_share) + motion_share * motion / motion.mean()
+        # On the CPU, like the generator: the same seed draws the same windows on every device.
+        weights = ((1 - motion_share) + motion_share * motion / motion.mean()).cpu()
         return cls(features, actions, starts, remaining, weights / weights.sum())
 
     def sample(
