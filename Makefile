@@ -14,7 +14,7 @@ setup: gl
 
 # The dream needs no OpenGL; the ground-truth simulator draws its frames with it.
 gl:
-	@if ldconfig -p | grep -q libEGL.so.1 && ldconfig -p | grep -q libOSMesa.so; then :; \
+	@if ldconfig -p | grep -q libEGL.so.1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(GL_PACKAGES); \
 	else \
@@ -24,18 +24,29 @@ gl:
 demo:
 	$(BIN)/rla-gym demo --out runs/demo
 
-# How the bundled world was made, from nothing, on 2 cores; every step resumes. The first encoder is a small ViT student
-# whose clones are weak: their roll-outs show the world what weak policies do.
-world:
+# How the bundled world was made, from nothing, on 2 cores. The first encoder is a small ViT student whose clones are weak:
+# their roll-outs show the world what weak policies do. Every step resumes; a finished one is skipped.
+world: worlds/lift/fidelity.json
+	mkdir -p world_models/worlds/lift
+	cp worlds/lift/*.json worlds/lift/*.safetensors worlds/lift/README.md world_models/worlds/lift
+
+worlds/lift_student/starts.safetensors:
 	$(BIN)/rla-gym collect Lift --episodes 640 --out data/lift
 	$(BIN)/rla-gym train data/lift --out worlds/lift_student --encoder-only --encoder.no-pretrained \
 		--encoder.backbone vit_tiny_patch16_224 --encoder.backbone-arguments depth 4 \
 		--distillation.optimisation.iterations 900 --demonstrations 16
-	$(BIN)/rla-gym agent bc --world worlds/lift_student --demonstrations 3 --out runs/weak_3
-	$(BIN)/rla-gym agent bc --world worlds/lift_student --demonstrations 8 --out runs/weak_8
+
+.PRECIOUS: runs/weak_%/policy.safetensors
+runs/weak_%/policy.safetensors: worlds/lift_student/starts.safetensors
+	$(BIN)/rla-gym agent bc --world worlds/lift_student --demonstrations $* --out runs/weak_$*
+
+worlds/lift/success.json: runs/weak_3/policy.safetensors runs/weak_8/policy.safetensors
 	$(BIN)/rla-gym collect Lift --episodes 700 --out data/lift --policy-folder runs/weak_3 $(ONLY_POLICY)
 	$(BIN)/rla-gym collect Lift --episodes 760 --out data/lift --policy-folder runs/weak_8 $(ONLY_POLICY)
 	$(BIN)/rla-gym train data/lift --out worlds/lift
+
+worlds/lift/fidelity.json: worlds/lift/success.json
+	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift --out $@
 
 test:
 	$(BIN)/python -m pytest

@@ -24,6 +24,7 @@ from tqdm import tqdm
 import rla_gym  # noqa: F401  registers the environments
 from agents.policy import Policy, choose_device, load_policy
 from agents.statistics import wilson_interval
+from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.checkpoint import save_json
 
 
@@ -37,7 +38,7 @@ class EvaluateConfig:
     """Environment id: the simulator, or a dream (``RLAWM-Lift-v0``), where success is what the dream believes."""
     episodes: int = 100
     """Episodes; episode i has seed ``seed_start + i``."""
-    seed_start: int = 1_000_000
+    seed_start: int = REPORT_SEEDS.start
     """First seed. From 1,000,000 on seeds are for reports; choose settings on 500,000 to 999,999."""
     num_envs: int | None = None
     """Episodes side by side; None takes 50 in a dream, one per CPU core (at most 8) in the simulator."""

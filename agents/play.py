@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 
 import rla_gym  # noqa: F401  registers the environments
 from agents.policy import load_policy
@@ -22,7 +23,7 @@ class PlayConfig:
 
     Attributes:
         world: bundled name, folder or hub id.
-        policy: policy folder; None plays smooth random actions.
+        policy: policy folder; None plays random actions.
         envs: dreams side by side in the picture.
         chunks: action chunks to show.
         seed: of starts, noise and random actions.
@@ -47,7 +48,7 @@ def play(config: PlayConfig) -> Path:
     policy = load_policy(config.policy, config.device) if config.policy else None
     envs: Any = gym.make_vec(
         f"RLAWM-{task}-v0", num_envs=config.envs, world=config.world, dynamics=config.dynamics, device=config.device,
-        output="torch", starts="first", render_mode="rgb_array", vectorization_mode="vector_entry_point",
+        output="torch", starts="first", render_mode="rgb_array", autoreset_mode=AutoresetMode.SAME_STEP,
     )  # fmt: skip
     rng = np.random.default_rng(config.seed)
     observation, _ = envs.reset(seed=config.seed)

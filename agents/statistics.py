@@ -92,3 +92,34 @@ def _finite_vector(values: ArrayLike, name: str) -> np.ndarray:
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise ValueError(f"{name} must be a non-empty 1-D sequence of finite numbers, got shape {vector.shape}")
     return vector
+
+
+def seeds_and_states(
+    outcomes: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of outcomes with an interval over training seeds and initial states alike: (mean, low, high).
+
+    Both are resampled with replacement, so that neither few seeds nor few states look like certainty. Of differences
+    between two methods on the same states it is the paired interval.
+
+    Args:
+        outcomes: (S, N) outcomes, or differences, by training seed and initial state.
+        confidence: of the two-sided interval.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: not two-dimensional, empty, or not finite.
+    """
+    table = np.asarray(outcomes, dtype=np.float64)
+    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
+        raise ValueError(f"outcomes must be a non-empty (seeds, states) table of finite numbers, not {table.shape}")
+    generator = np.random.default_rng(seed)
+    rows = generator.integers(table.shape[0], size=(resamples, table.shape[0]))
+    columns = generator.integers(table.shape[1], size=(resamples, table.shape[1]))
+    # Share of the table's cells that each resample holds: weights of rows times weights of columns.
+    row_weights = np.stack([(rows == index).mean(axis=1) for index in range(table.shape[0])], axis=1)
+    column_weights = np.apply_along_axis(np.bincount, 1, columns, minlength=table.shape[1]) / table.shape[1]
+    means = np.einsum("rs,sn,rn->r", row_weights, table, column_weights, optimize=True)
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(table.mean()), float(low), float(high)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agents.evaluate import EvaluateConfig, evaluate
+from agents.policy import load_policy
+from agents.video import write_comparison
 from benchmarks.transfer import TransferConfig, run, train_policy
+from rla_gym.ground_truth.seeds import REPORT_SEEDS
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,12 @@ def demo(config: DemoConfig) -> None:
     run(transfer)
     policy = train_policy(transfer, "ppo", config.seed)
     video = config.out / "dream_and_real.mp4"
-    evaluate(EvaluateConfig(policy, transfer.env, episodes=4, device=config.device, video=video, progress=False))
+    seeds = [REPORT_SEEDS.start + offset for offset in range(4)]
+    write_comparison(video, load_policy(policy), seeds, env=transfer.env, world=config.world)
     console = Console()
-    console.print(f"\nThe policies saw {config.demonstrations} demonstrations and the dream, never the simulator.")
+    console.print(
+        f"\nThe policies saw the actions of {config.demonstrations} demonstrations and the dream, never the simulator."
+    )
     for name, path in (("rows", transfer.out), ("picture", transfer.out.with_suffix(".png")), ("dream | real", video)):
         console.print(f"  {name:12} {path}")
     console.print(f"  took         {(time.monotonic() - began) / 60:.1f} minutes")

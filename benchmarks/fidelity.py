@@ -16,6 +16,7 @@ from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.results import Row, print_rows, today, write_rows
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, cache_frames, episode_offsets
+from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
 from world_models.world_model import load_encoder, load_model, world_folder
 
@@ -36,7 +37,8 @@ class FidelityConfig:
         solver_steps: Euler steps of the flow; None for the world's own number.
         seed: of the flow's noise and of the bootstrap.
         cache: folder of the feature cache; None for ``<data>/cache``.
-        out: JSON of the result rows; tables and pictures lie beside it.
+        out: JSON of the result rows; pictures lie beside it. Written to ``<world>/fidelity.json``, they also go into the
+            world's model card.
         probe: size and schedule of the probes.
     """
 
@@ -98,6 +100,8 @@ def run(config: FidelityConfig) -> list[Row]:
     bench.add_grasp_rows("real frames", rise > LIFTED_METRES, lifted, kinds)
 
     write_rows(config.out, bench.rows)
+    if config.out == folder / "fidelity.json":
+        write_model_card(folder)
     headline = [row for row in bench.rows if row.setting.startswith("chunks=") and "," not in row.setting]
     print_rows(headline, f"fidelity of {config.world} on {len(episodes)} {config.split} episodes")
     print_rows([row for row in bench.rows if row not in headline], "probes on real frames, grasps by kind of episode")

@@ -63,7 +63,8 @@ def plot_success(rows: list[Row], path: Path) -> None:
     chosen = [row for row in rows if row.metric == "success_rate"]
     figure, axis = plt.subplots(figsize=(6, 0.5 * len(chosen) + 1.2), constrained_layout=True)
     for position, row in enumerate(reversed(chosen)):
-        low, high = row.low or row.value, row.high or row.value
+        low = row.value if row.low is None else row.low
+        high = row.value if row.high is None else row.high
         axis.barh(position, row.value, color="#0b6e99", alpha=0.8)
         axis.plot([low, high], [position, position], color="black", linewidth=1.5)
     axis.set_yticks(range(len(chosen)), [f"{row.method} ({row.setting})" for row in reversed(chosen)])

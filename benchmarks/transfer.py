@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,12 +12,16 @@ import numpy as np
 from agents.bc import BCConfig, train_bc
 from agents.blind import BlindConfig, make_blind
 from agents.evaluate import EvaluateConfig, command_line, describe_hardware, evaluate
+from agents.policy import choose_device
 from agents.ppo import PPOConfig, train_ppo
-from agents.statistics import bootstrap_mean, paired_difference
+from agents.statistics import paired_difference, seeds_and_states, wilson_interval
 from benchmarks.plots import plot_success
 from benchmarks.results import Row, print_rows, today, write_rows
+from rla_gym.ground_truth.seeds import REPORT_SEEDS
+from world_models.world_model import world_folder
 
 Method = Literal["blind", "bc", "ppo", "ppo_regression"]
+METHODS: tuple[Method, ...] = ("blind", "bc", "ppo", "ppo_regression")
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class TransferConfig:
 
     Attributes:
         world: bundled name, folder or hub id.
-        demonstrations: demonstrations that behaviour cloning, the start of every dream training, sees.
+        demonstrations: demonstrations whose actions are cloned (or averaged, by ``blind``). The dream starts from, and
+            is rewarded by, the frames of all demonstrations that the world holds.
         methods: rows of the table. ``ppo`` and ``ppo_regression`` train in the flow and in the regression world.
         training_seeds: one clone and one dream training each.
         iterations: PPO iterations in the dream.
@@ -40,9 +46,9 @@ class TransferConfig:
 
     world: str = "lift"
     demonstrations: int = 10
-    methods: tuple[Method, ...] = ("blind", "bc", "ppo", "ppo_regression")
+    methods: tuple[Method, ...] = METHODS
     training_seeds: tuple[int, ...] = (0, 1, 2)
-    iterations: int = 150
+    iterations: int = 100
     episodes: int = 100
     placement: str = "standard"
     env: str = "Robosuite-Lift-v0"
@@ -56,20 +62,20 @@ def run(config: TransferConfig) -> list[Row]:
     """Train what is missing, evaluate on the report seeds, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: an unknown method, or ``bc`` is missing where a gain over it is asked for.
+        ValueError: an unknown method.
     """
-    unknown = set(config.methods) - {"blind", "bc", "ppo", "ppo_regression"}
+    unknown = sorted(set(config.methods) - set(METHODS))
     if unknown:
-        raise ValueError(f"unknown method {sorted(unknown)[0]!r}; choose from blind, bc, ppo, ppo_regression")
-    outcomes: dict[str, np.ndarray] = {}
-    dreams: dict[str, np.ndarray] = {}
+        raise ValueError(f"unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    real: dict[str, np.ndarray] = {}
+    dream: dict[str, np.ndarray] = {}
     task = ""
     for method in config.methods:
         seeds = config.training_seeds[:1] if method == "blind" else config.training_seeds
-        per_seed, dreamed = [], []
+        played = []
         for seed in seeds:
             policy = train_policy(config, method, seed)
-            real = evaluate(
+            judged = evaluate(
                 EvaluateConfig(
                     policy,
                     config.env,
@@ -79,23 +85,22 @@ def run(config: TransferConfig) -> list[Row]:
                     progress=config.progress,
                 )
             )
-            per_seed.append(real.successes)
-            task = real.row["task"]
-            dream = evaluate(
+            task = judged.row["task"]
+            dreamed = evaluate(
                 EvaluateConfig(
                     policy,
                     f"RLAWM-{task}-v0",
                     episodes=config.episodes,
-                    num_envs=64,
                     device=config.device,
                     dynamics="regression" if method == "ppo_regression" else "flow",
                     progress=config.progress,
                 )
             )
-            dreamed.append(dream.successes)
-        outcomes[method], dreams[method] = np.array(per_seed), np.array(dreamed)
+            played.append((judged.successes, dreamed.successes))
+        real[method] = np.array([successes for successes, _ in played])
+        dream[method] = np.array([successes for _, successes in played])
 
-    rows = _rows(config, task, outcomes, dreams)
+    rows = _rows(config, task, real, dream)
     write_rows(config.out, rows)
     plot_success(rows, config.out.with_suffix(".png"))
     print_rows(rows, f"transfer: {config.episodes} report seeds, {config.placement} placement")
@@ -103,19 +108,26 @@ def run(config: TransferConfig) -> list[Row]:
 
 
 def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
-    """The policy folder of a method and a training seed; trained unless it is there already."""
-    demonstrations = f"{config.demonstrations}_demonstrations"
+    """The policy folder of a method and a training seed; trained unless it is there already.
+
+    Folders are named by all that a policy depends on, the world's weights included.
+    """
+    weights = (world_folder(config.world) / "model.safetensors").read_bytes()
+    runs = config.runs / f"{Path(config.world).name}-{hashlib.sha256(weights).hexdigest()[:8]}"
+    name = f"{config.demonstrations}_demonstrations_seed{seed}"
     if method == "blind":
-        folder = config.runs / "blind"
-        return folder if _finished(folder) else make_blind(BlindConfig(config.world, folder))
-    clone = config.runs / f"bc_{demonstrations}_seed{seed}"
+        folder = runs / f"blind_{name}"
+        if not _finished(folder):
+            make_blind(BlindConfig(config.world, folder, config.demonstrations, seed))
+        return folder
+    clone = runs / f"bc_{name}"
     if not _finished(clone):
-        train_bc(
-            BCConfig(config.world, clone, config.demonstrations, seed, device=config.device, progress=config.progress)
-        )
+        cloning = BCConfig(config.world, clone, config.demonstrations, seed, device=config.device)
+        cloning.progress = config.progress
+        train_bc(cloning)
     if method == "bc":
         return clone
-    folder = config.runs / f"{method}_{demonstrations}_seed{seed}_{config.iterations}_iterations"
+    folder = runs / f"{method}_{name}_{config.iterations}_iterations"
     if not _finished(folder):
         train_ppo(
             PPOConfig(
@@ -136,36 +148,46 @@ def _finished(folder: Path) -> bool:
     return (folder / "policy.safetensors").is_file() and (folder / "config.json").is_file()
 
 
-def _rows(
-    config: TransferConfig, task: str, outcomes: dict[str, np.ndarray], dreams: dict[str, np.ndarray]
-) -> list[Row]:
-    """Rows of outcomes (training seeds, episodes) in the simulator and in the dream.
-
-    Intervals resample the initial states, each with its outcome averaged over the training seeds.
-    """
-    facts = (describe_hardware(), today(), command_line())
+def _rows(config: TransferConfig, task: str, real: dict[str, np.ndarray], dream: dict[str, np.ndarray]) -> list[Row]:
+    """Rows of outcomes (training seeds, episodes) in the simulator and in the dream."""
+    facts = (describe_hardware(choose_device(config.device)), today(), command_line())
     setting = f"placement={config.placement},demonstrations={config.demonstrations}"
-    rows = []
+    report = f"report {REPORT_SEEDS.start}-{REPORT_SEEDS.start + config.episodes - 1}"
+    rows: list[Row] = []
 
     def add(method: str, metric: str, where: str, interval: tuple[float, float, float], n: int, seeds: str) -> None:
-        rows.append(Row("transfer", task, method, metric, where, *interval, n, seeds, "fraction", *facts))
-
-    for method, successes in outcomes.items():
-        seeds = config.training_seeds[: len(successes)]
-        label = f"training {','.join(map(str, seeds))}; report 1000000-{1000000 + config.episodes - 1}"
-        add(method, "success_rate", setting, bootstrap_mean(successes.mean(axis=0)), successes.size, label)
-        add(
-            method,
-            "dream_success_rate",
-            setting,
-            bootstrap_mean(dreams[method].mean(axis=0)),
-            dreams[method].size,
-            label,
+        rows.append(
+            Row(
+                "transfer", task, method, metric, where, *interval, n, f"training {seeds}; {report}", "fraction", *facts
+            )
         )
-        if method not in {"bc", "blind"} and "bc" in outcomes:
-            gain = paired_difference(successes.mean(axis=0), outcomes["bc"].mean(axis=0))
-            add(method, "success_gain_over_bc", setting, gain, successes.size, label)
-            for seed, mine, clone in zip(seeds, successes, outcomes["bc"], strict=True):
-                gain = paired_difference(mine, clone)
-                add(method, "success_gain_over_bc", f"{setting},seed={seed}", gain, len(mine), f"training {seed}")
+
+    for method, successes in real.items():
+        seeds = config.training_seeds[: len(successes)]
+        label = ",".join(map(str, seeds))
+        for metric, table in (("success_rate", successes), ("dream_success_rate", dream[method])):
+            add(method, metric, setting, _rate(table), table.size, label)
+            if len(seeds) > 1:
+                for seed, outcomes in zip(seeds, table, strict=True):
+                    add(method, metric, f"{setting},seed={seed}", _rate(outcomes[None]), len(outcomes), str(seed))
+        if method.startswith("ppo") and "bc" in real:
+            difference = successes.astype(float) - real["bc"]
+            add(method, "success_gain_over_bc", setting, _gain(difference), successes.size, label)
+            if len(seeds) > 1:
+                for seed, row in zip(seeds, difference, strict=True):
+                    add(method, "success_gain_over_bc", f"{setting},seed={seed}", _gain(row[None]), len(row), str(seed))
     return rows
+
+
+def _rate(successes: np.ndarray) -> tuple[float, float, float]:
+    """Success rate with its interval: Wilson's for one training seed, over seeds and states for several."""
+    if len(successes) == 1:
+        return float(successes.mean()), *wilson_interval(int(successes.sum()), successes.size)
+    return seeds_and_states(successes)
+
+
+def _gain(difference: np.ndarray) -> tuple[float, float, float]:
+    """Paired difference with its interval over states, and over training seeds where there are several."""
+    if len(difference) == 1:
+        return paired_difference(difference[0], np.zeros_like(difference[0]))
+    return seeds_and_states(difference)

@@ -8,6 +8,7 @@ from typing import Any
 from rewards.success import fit_success_detector
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.model_card import write_model_card
 from world_models.world_model import load_encoder
 
 
@@ -33,4 +34,6 @@ def fit_world_success(world: Path, data: Path, cache: Path | None = None) -> dic
         lambda index: features[offsets[index] : offsets[index + 1]], dataset.successes, splits
     )
     detector.save(world)
+    if (world / "training.json").is_file():
+        write_model_card(world)
     return metrics

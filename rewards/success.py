@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from world_models.data.demonstrations import Demonstrations
+
 WEIGHTS_FILE = "success.safetensors"
 CONFIG_FILE = "success.json"
 
@@ -58,6 +60,12 @@ class SuccessDetector(nn.Module):
     def success(self, features: Tensor) -> Tensor:
         """Whether the probability reaches the calibrated threshold: (B, L, C) float -> (B,) bool."""
         return self.probability(features) >= self.threshold
+
+    def first_success(self, demonstrations: Demonstrations) -> Tensor:
+        """First frame (N,) int64 that counts as a success in each demonstration; its length where none does."""
+        frames = torch.arange(demonstrations.features.shape[1], device=demonstrations.lengths.device)
+        solved = torch.stack([self.success(features) for features in demonstrations.features])
+        return torch.where(solved, frames, demonstrations.lengths[:, None]).min(dim=1).values
 
     def save(self, folder: str | Path) -> None:
         """Writes success.safetensors and success.json into an existing world folder."""
@@ -122,8 +130,9 @@ def fit_success_detector(
 ) -> tuple[SuccessDetector, dict[str, Any]]:
     """Trains a :class:`SuccessDetector` from the label "this episode succeeded" and nothing finer.
 
-    Positive are the last ``final_frames`` frames of successful episodes. Negative are the first half of successful
-    episodes and every frame of failed ones. The frames between are left out, for nobody said when success came.
+    An episode's label says whether its last frame shows success. Positive are the last ``final_frames`` frames of
+    successful episodes; negative are the last ``2 * final_frames`` of failed ones and the first two fifths of all. The
+    frames between are left out: nobody said when success came, and a failed episode may have lifted and dropped.
     Only episodes of the "train" split are trained on; the threshold is chosen on "validation"; "report" is not read.
 
     Args:
@@ -216,11 +225,10 @@ def _labelled_frames(
     for index in episodes.tolist():
         frames = torch.as_tensor(read(index)).detach().cpu().half()
         count = len(frames)
-        if success[index]:
-            positive = torch.arange(count) >= count - min(final_frames, count - count // 2)
-            keep = positive | (torch.arange(count) < count // 2)
-        else:
-            positive, keep = torch.zeros(count, dtype=torch.bool), torch.ones(count, dtype=torch.bool)
+        early = (2 * count + 4) // 5
+        final = min(final_frames if success[index] else 2 * final_frames, count - early)
+        positive = torch.full((count,), bool(success[index])) & (torch.arange(count) >= count - final)
+        keep = (torch.arange(count) < early) | (torch.arange(count) >= count - final)
         features.append(frames[keep])
         labels.append(positive[keep])
         indices.append(torch.full((int(keep.sum()),), index))

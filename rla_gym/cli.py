@@ -147,7 +147,10 @@ def main() -> None:
     try:
         COMMANDS[arguments[0]](arguments[1:])
     except KeyboardInterrupt:
-        print("rla-gym: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(
+            "rla-gym: interrupted; collect and train go on by the same command, agent ppo with --resume",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])

@@ -20,16 +20,19 @@ class Starts:
 
     Args:
         demonstrations: N demonstrations, on the device where starts are wanted.
-        mode: "mixed" (half the episodes start at a demonstration's first frame, half at a random one that has at
-            least a chunk ahead of it) or "first" (always the first frame).
+        mode: "mixed" (half the episodes start at a demonstration's first frame, half at a random one from which the
+            goal is still at least a chunk away) or "first" (always the first frame).
         chunk_length: K, frames in a chunk.
+        solved: frame (N,) int64 at which each demonstration has reached its goal; None takes its end.
     """
 
-    def __init__(self, demonstrations: Demonstrations, mode: str, chunk_length: int) -> None:
+    def __init__(
+        self, demonstrations: Demonstrations, mode: str, chunk_length: int, solved: Tensor | None = None
+    ) -> None:
         self._demonstrations = demonstrations
         self._count = len(demonstrations.lengths)
         self._mixed = mode == "mixed"
-        self._choices = (demonstrations.lengths - chunk_length).clamp_min(1)
+        self._choices = ((demonstrations.lengths if solved is None else solved) - chunk_length).clamp_min(1)
         self._lengths = demonstrations.lengths.cpu().numpy()
 
     def draw(self, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -135,7 +135,9 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
                 f"that world {world!r} was trained on"
             )
         self._reward = make_reward(reward, self._demonstrations)
-        self._starts = Starts(self._demonstrations, starts, self.chunk_length)
+        with torch.no_grad():
+            solved = self._detector.first_success(self._demonstrations)
+        self._starts = Starts(self._demonstrations, starts, self.chunk_length, solved)
         self._obs, self.output, self._bonus = obs, output, success_bonus
         self._terminate, self._max_chunks, self._solver_steps = terminate_on_success, max_chunks, solver_steps
 

@@ -33,8 +33,8 @@ class RGBDecoder(nn.Module):
         self.grid, self.image_size = round(num_tokens**0.5), image_size
         if self.grid**2 != num_tokens or image_size < self.grid:
             raise ValueError(
-                f"{num_tokens} tokens and image size {image_size} do not fit: the tokens must form a square grid that is "
-                "no larger than the image"
+                f"{num_tokens} tokens and image size {image_size} do not fit: the tokens must form a square grid that "
+                "is no larger than the image"
             )
         factor = 1 << (image_size // self.grid - 1).bit_length()
         width = config.width

@@ -174,7 +174,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     _log_animation(flow_world, data, stages)
     facts = {"metrics": metrics, "data": _describe(dataset), "hardware": _hardware(device)}
     save_json(config.out / "training.json", {**facts, "settings": _plain(dataclasses.asdict(config))})
-    write_model_card(config.out, world, facts)
+    write_model_card(config.out)
     return metrics
 
 

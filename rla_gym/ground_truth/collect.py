@@ -288,6 +288,8 @@ def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: 
         parts = [{"first": 0, "episodes": config.episodes, "settings": settings}]
     elif parts[-1]["settings"] == settings:
         parts[-1]["episodes"] = max(parts[-1]["episodes"], config.episodes)
+    elif any(part["settings"] == settings and part["episodes"] >= config.episodes for part in parts):
+        return  # an earlier part of the folder, complete since it was added to
     else:
         last = parts[-1]
         changed = [

@@ -121,6 +121,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             ValueError: for an unknown placement or option.
         """
+        seed = int(seed) if isinstance(seed, np.integer) else seed
         super().reset(seed=seed if isinstance(seed, int) else None)
         options = None if options is None else dict(options)  # Gymnasium takes the mask out of it
         if options is not None and "reset_mask" in options:

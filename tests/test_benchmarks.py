@@ -1,0 +1,69 @@
+"""Benchmarks: statistics with known answers, rows that survive a round trip, probes that read what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.statistics import paired_difference, seeds_and_states
+from benchmarks.probes import ProbeConfig, fit_probe
+from benchmarks.results import Row, print_rows, read_rows, write_rows
+
+
+def row(**changes: object) -> Row:
+    content = {
+        "bench": "transfer", "task": "Lift", "method": "ppo", "metric": "success_rate", "setting": "placement=wide",
+        "value": 0.0, "low": 0.0, "high": 0.04, "n": 100, "seeds": "0", "unit": "fraction", "hardware": "none",
+        "date": "2026-01-01", "command": "rla-gym bench transfer",
+    }  # fmt: skip
+    return Row(**{**content, **changes})  # type: ignore[arg-type]
+
+
+def test_rows_round_trip_and_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(), row(method="bc", value=0.5, low=None, high=None)]
+    write_rows(tmp_path / "deep" / "rows.json", rows)
+    assert read_rows(tmp_path / "deep" / "rows.json") == rows
+    print_rows(rows, "transfer")
+    printed = capsys.readouterr().out
+    assert "0.000 [0.00, 0.04]" in printed
+    assert "0.500" in printed
+
+
+def test_an_interval_over_seeds_is_wider_than_over_states_alone() -> None:
+    rng = np.random.default_rng(0)
+    rates = np.array([0.2, 0.5, 0.8])
+    outcomes = rng.random((3, 400)) < rates[:, None]
+    mean, low, high = seeds_and_states(outcomes)
+    assert mean == pytest.approx(outcomes.mean())
+    assert high - low > 0.3
+    _, low_states, high_states = seeds_and_states(outcomes.mean(axis=0, keepdims=True))
+    assert high_states - low_states < 0.1
+
+
+def test_one_seed_gives_the_paired_interval() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random(200) < 0.7, rng.random(200) < 0.5
+    together = seeds_and_states((first.astype(float) - second)[None])
+    alone = paired_difference(first, second)
+    np.testing.assert_allclose(together, alone, atol=0.02)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 3)), np.full((2, 2), np.nan)])
+def test_tables_that_are_none_are_refused(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="seeds, states"):
+        seeds_and_states(bad)
+
+
+def test_a_probe_finds_where_the_object_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1200, 16, 8, generator=generator)
+    place = torch.randint(16, (1200,), generator=generator)
+    features[torch.arange(1200), place, 0] += 6.0
+    position = torch.stack([place % 4, place // 4], dim=1).float()
+    probe = fit_probe(features[:1000].half(), position[:1000], ProbeConfig(width=32, iterations=300))
+    error = (probe(features[1000:]) - position[1000:]).norm(dim=1).mean()
+    baseline = (position[1000:] - position.mean(dim=0)).norm(dim=1).mean()
+    assert float(error) < 0.35 * float(baseline)
