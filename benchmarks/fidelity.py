@@ -37,8 +37,8 @@ class FidelityConfig:
         solver_steps: Euler steps of the flow; None for the world's own number.
         seed: of the flow's noise and of the bootstrap.
         cache: folder of the feature cache; None for ``<data>/cache``.
-        out: JSON of the result rows; pictures lie beside it. Written to ``<world>/fidelity.json``, they also go into the
-            world's model card.
+        out: JSON of the result rows; pictures lie beside it. Written to ``<world>/fidelity.json``, they also go into
+            the world's model card.
         probe: size and schedule of the probes.
     """
 

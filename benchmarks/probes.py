@@ -38,10 +38,11 @@ class AttentiveProbe(nn.Module):
         super().__init__()
         width = config.width
         self.token_in = nn.Linear(channels, width)
-        self.positions = nn.Parameter(torch.randn(num_tokens, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(num_tokens, width))
         self.local = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        self.queries = nn.Parameter(torch.randn(config.queries, width) * 0.02)
-        self.key_value = nn.Linear(width, 2 * width)
+        # As large as the keys: near-uniform attention would take hundreds of steps to find a place.
+        self.queries = nn.Parameter(torch.randn(config.queries, width) * 2)
+        self.key_value = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width))
         self.read = nn.Sequential(
             nn.LayerNorm(config.queries * width), nn.Linear(config.queries * width, 256), nn.GELU(),
             nn.Linear(256, len(mean)),

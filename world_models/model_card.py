@@ -30,8 +30,8 @@ def write_model_card(folder: Path) -> None:
 A learned simulator of the task *{config.instruction or config.task}*, made by `rla-gym train`
 (Residual Latent Actions and flow matching, arXiv 2605.07079).
 
-- **State**: tokens of the frozen timm backbone `{config.encoder.backbone}` at {config.encoder.image_size} px, {channels},
-  standardised per channel.
+- **State**: tokens of the frozen timm backbone `{config.encoder.backbone}` at {config.encoder.image_size} px,
+  {channels}, standardised per channel.
 - **Actions**: {", ".join(config.action_names)}, each in [-1, 1]; chunks of up to {config.chunk_length} steps at
   {config.fps} Hz.
 - **Data**: {data["episodes"]} episodes, {data["frames"]} frames ({kinds}), {data["successful"]} successful; split by
@@ -50,7 +50,7 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
         metrics = json.loads((folder / "success.json").read_text())["metrics"]
         parts.append(
             f"**Success detector**, from episode labels, on {metrics['calibrated_on']} episodes: balanced accuracy "
-            f"{metrics['balanced_accuracy']:.3f} over labelled frames (real ones; the dream's own errors come on top).\n"
+            f"{metrics['balanced_accuracy']:.3f} over labelled frames (real ones; the dream's errors come on top).\n"
         )
     if (folder / "fidelity.json").is_file():
         parts.append(_fidelity(json.loads((folder / "fidelity.json").read_text())))
