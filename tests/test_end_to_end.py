@@ -23,10 +23,8 @@ def _tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLA_GYM_TRACEBACK", "1")
 
 
-def small(stage: str, iterations: int = 6) -> list[object]:
-    return [
-        f"--{stage}.iterations", iterations, f"--{stage}.batch-size", 8, f"--{stage}.warmup", 2, f"--{stage}.no-bf16",
-    ]  # fmt: skip
+def small(stage: str) -> list[object]:
+    return [f"--{stage}.iterations", 6, f"--{stage}.batch-size", 8, f"--{stage}.warmup", 2, f"--{stage}.no-bf16"]
 
 
 def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +37,8 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     rla_gym_command(
         monkeypatch, "train", data, "--out", world, "--demonstrations", 3, "--threads", 2,
-        "--encoder.image-size", 32, "--encoder.channels", 16,
+        "--encoder.backbone", "vit_tiny_patch16_224", "--encoder.no-pretrained", "--encoder.image-size", 32,
+        "--encoder.channels", 16,
         "--encoder.backbone-arguments", "depth", 1, "patch_size", 8,
         "--rla.width", 24, "--rla.heads", 2, "--rla.latents", 4, "--rla.latent-dim", 4,
         "--flow.width", 24, "--flow.heads", 2, "--regression.width", 24, "--regression.heads", 2,
