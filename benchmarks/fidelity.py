@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,9 @@ def run(config: FidelityConfig) -> list[Row]:
         write_model_card(folder)
     headline = [row for row in bench.rows if row.setting.startswith("chunks=") and "," not in row.setting]
     print_rows(headline, f"fidelity of {config.world} on {len(episodes)} {config.split} episodes")
-    print_rows([row for row in bench.rows if row not in headline], "probes on real frames, grasps by kind of episode")
+    print_rows([row for row in bench.rows if row.setting == "real frames"], "probes on real frames of those episodes")
+    by_kind = [replace(row, setting=row.setting.split("=")[-1]) for row in bench.rows if ",kind=" in row.setting]
+    print_rows(by_kind, "grasp outcomes by kind of episode")
     plot_horizon(headline, config.out.with_suffix(".png"))
     frames = cache_frames(dataset, cache)
     shown = [k for kind in dict.fromkeys(kinds) for k in np.flatnonzero(kinds == kind)[:1]][:4]

@@ -59,17 +59,21 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def print_rows(rows: list[Row], title: str) -> None:
-    """Print rows as a table: one line per metric and method, one column per setting."""
+    """Print rows as a table: one line per metric and method, one column per setting.
+
+    Intervals are shown where there is room for them; they are always in the JSON.
+    """
     settings = list(dict.fromkeys(row.setting for row in rows))
+    roomy = len(settings) <= 3
     table = Table(title=title)
     for name in ("metric", "method", *settings):
-        table.add_column(name, justify="left" if name in {"metric", "method"} else "right")
+        table.add_column(name, justify="left" if name in {"metric", "method"} else "right", overflow="fold")
     for metric, method in dict.fromkeys((row.metric, row.method) for row in rows):
-        cells = {row.setting: _cell(row) for row in rows if (row.metric, row.method) == (metric, method)}
+        cells = {row.setting: _cell(row, roomy) for row in rows if (row.metric, row.method) == (metric, method)}
         table.add_row(metric, method, *(cells.get(setting, "") for setting in settings))
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(120, Console().width)).print(table)
 
 
-def _cell(row: Row) -> str:
-    interval = "" if row.low is None or row.high is None else f" [{row.low:.2f}, {row.high:.2f}]"
+def _cell(row: Row, with_interval: bool) -> str:
+    interval = "" if row.low is None or row.high is None or not with_interval else f" [{row.low:.2f}, {row.high:.2f}]"
     return f"{row.value:.3f}{interval}"

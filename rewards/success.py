@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from world_models.checkpoint import save_json, save_tensors
 from world_models.data.demonstrations import Demonstrations
 
 WEIGHTS_FILE = "success.safetensors"
@@ -77,13 +77,8 @@ class SuccessDetector(nn.Module):
             "threshold": self.threshold,
             "metrics": self.metrics,
         }
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        temporary = folder / f"{WEIGHTS_FILE}.{os.getpid()}.tmp"
-        save_file(weights, temporary)
-        temporary.replace(folder / WEIGHTS_FILE)
-        temporary = folder / f"{CONFIG_FILE}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
-        temporary.replace(folder / CONFIG_FILE)
+        save_tensors(folder / WEIGHTS_FILE, self.state_dict())
+        save_json(folder / CONFIG_FILE, config)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> SuccessDetector:

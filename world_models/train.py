@@ -88,7 +88,7 @@ class TrainConfig:
         default_factory=lambda: OptimisationConfig(iterations=1500, batch_size=32)
     )
     rgb_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=600, batch_size=32)
+        default_factory=lambda: OptimisationConfig(iterations=2000, batch_size=32)
     )
 
 
