@@ -173,8 +173,9 @@ class _Bench:
                 distance = (predicted[:, part] - states[:, chunk, part]).norm(dim=1) * 100
                 self.add(method, f"{name}_error_cm", setting, float(distance.mean()),
                          *_interval(distance[resample].mean(dim=1)), n, "cm")  # fmt: skip
-            spread = float(imagined[:, chunk].std(dim=0).mean() / real[:, chunk].std(dim=0).mean())
-            self.add(method, "feature_spread_ratio", setting, spread, None, None, n, "1")
+            if n > 1:
+                spread = float(imagined[:, chunk].std(dim=0).mean() / real[:, chunk].std(dim=0).mean())
+                self.add(method, "feature_spread_ratio", setting, spread, None, None, n, "1")
 
     def add_grasp_rows(self, method: str, dreamed: Tensor, lifted: Tensor, kinds: np.ndarray) -> None:
         """Is the cube lifted at the end? Overall and per kind of episode."""

@@ -32,7 +32,7 @@ def world(tiny_world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     torch.manual_seed(3)
     detector = SuccessDetector(16, 8).requires_grad_(False)
     states = rla_gym.load_world(folder).demonstrations.features.float().flatten(0, 1)
-    detector.threshold = detector.probability(states).quantile(0.8).item()
+    detector.threshold = detector.probability(states).quantile(0.5).item()
     detector.save(folder)
     return str(folder)
 
