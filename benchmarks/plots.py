@@ -59,16 +59,24 @@ def save_film_strip(real: list[np.ndarray], dream: list[np.ndarray], titles: lis
 
 
 def plot_success(rows: list[Row], path: Path) -> None:
-    """Success in the simulator per method, with 95 % intervals."""
-    chosen = [row for row in rows if row.metric == "success_rate"]
-    figure, axis = plt.subplots(figsize=(6, 0.5 * len(chosen) + 1.2), constrained_layout=True)
-    for position, row in enumerate(reversed(chosen)):
+    """Success in the simulator per method, with 95 % intervals; dots are training seeds, diamonds what the dream says."""
+    pooled = [row for row in rows if row.metric == "success_rate" and "seed=" not in row.setting]
+    figure, axis = plt.subplots(figsize=(8, 0.6 * len(pooled) + 1.6), constrained_layout=True)
+    for position, row in enumerate(reversed(pooled)):
         low = row.value if row.low is None else row.low
         high = row.value if row.high is None else row.high
-        axis.barh(position, row.value, color="#0b6e99", alpha=0.8)
+        axis.barh(position, row.value, color="#0b6e99", alpha=0.75, height=0.6)
         axis.plot([low, high], [position, position], color="black", linewidth=1.5)
-    axis.set_yticks(range(len(chosen)), [f"{row.method} ({row.setting})" for row in reversed(chosen)])
-    axis.set(xlim=(0, 1), xlabel="success rate in the simulator, 95 % interval")
+        mine = [other for other in rows if other.method == row.method]
+        seeds = [other.value for other in mine if other.metric == "success_rate" and "seed=" in other.setting]
+        axis.plot(seeds, [position] * len(seeds), "o", color="white", markeredgecolor="black", markersize=5)
+        dream = [other.value for other in mine if other.metric == "dream_success_rate" and "seed=" not in other.setting]
+        axis.plot(dream, [position] * len(dream), "D", color="#d9730d", markersize=7)
+    axis.plot([], [], "D", color="#d9730d", label="in the dream")
+    axis.plot([], [], "o", color="white", markeredgecolor="black", label="one training seed")
+    axis.set_yticks(range(len(pooled)), [row.method for row in reversed(pooled)])
+    axis.set(xlim=(0, 1), xlabel="success rate in the simulator, 95 % interval", title=pooled[0].setting)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
