@@ -59,7 +59,7 @@ def save_film_strip(real: list[np.ndarray], dream: list[np.ndarray], titles: lis
 
 
 def plot_success(rows: list[Row], path: Path) -> None:
-    """Success in the simulator per method, with 95 % intervals; dots are training seeds, diamonds what the dream says."""
+    """Success in the simulator per method, with 95 % intervals; dots: training seeds, diamonds: in the dream."""
     pooled = [row for row in rows if row.metric == "success_rate" and "seed=" not in row.setting]
     figure, axis = plt.subplots(figsize=(8, 0.6 * len(pooled) + 1.6), constrained_layout=True)
     for position, row in enumerate(reversed(pooled)):
