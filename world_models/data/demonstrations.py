@@ -58,10 +58,6 @@ class Demonstrations:
         """The same demonstrations on ``device``."""
         return Demonstrations(self.features.to(device), self.actions.to(device), self.lengths.to(device))
 
-    def subset(self, indices: Tensor) -> Demonstrations:
-        """The demonstrations at ``indices (M,)``."""
-        return Demonstrations(self.features[indices], self.actions[indices], self.lengths[indices])
-
     def save(self, path: Path) -> None:
         """Write a safetensors file, atomically."""
         save_tensors(path, {"features": self.features, "actions": self.actions, "lengths": self.lengths})
