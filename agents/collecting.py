@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from agents.policy import Policy, load_policy
-from world_models.features import FeatureEncoder
+from world_models.state import StateEncoder
 from world_models.world_model import load_encoder
 
 
@@ -30,17 +30,18 @@ class CollectingPolicy:
                 f"{folder} is no policy folder (config.json is missing); `rla-gym agent bc` makes one"
             )
         self.name = self.folder.name
-        self._loaded: tuple[Policy, FeatureEncoder] | None = None
+        self._loaded: tuple[Policy, StateEncoder] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_loaded": None}
 
     @torch.inference_mode()
-    def __call__(self, rgb: np.ndarray, step: int) -> np.ndarray:
-        """The chunk ``(K * A,)`` for a frame ``(H, W, 3)`` uint8 at chunk ``step`` of the episode."""
+    def __call__(self, rgb: np.ndarray, readings: np.ndarray, step: int) -> np.ndarray:
+        """The chunk ``(K * A,)`` for a frame ``(H, W, 3)`` uint8 and readings ``(R,)`` at chunk ``step``."""
         if self._loaded is None:
             policy = load_policy(self.folder)
             self._loaded = policy, load_encoder(self.world or str(policy.facts.get("world", "lift")))
         policy, encoder = self._loaded
-        features = encoder(torch.from_numpy(np.ascontiguousarray(rgb))[None])
+        sensed = torch.from_numpy(readings)[None] if encoder.readings else None
+        features = encoder(torch.from_numpy(np.ascontiguousarray(rgb))[None], sensed)
         return policy.act(features, torch.tensor([step]))[0].clamp(-1, 1).numpy()

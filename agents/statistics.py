@@ -112,6 +112,20 @@ def seeds_and_states(
         ValueError: not two-dimensional, empty, or not finite.
     """
     table = np.asarray(outcomes, dtype=np.float64)
+    means = resampled_means(table, resamples=resamples, seed=seed)
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(table.mean()), float(low), float(high)
+
+
+def resampled_means(outcomes: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Means ``(resamples,)`` of a table (S, N) whose rows and columns are both resampled with replacement.
+
+    Tables of one shape and seed are resampled alike, so that ratios and differences of their means stay paired.
+
+    Raises:
+        ValueError: not two-dimensional, empty, or not finite.
+    """
+    table = np.asarray(outcomes, dtype=np.float64)
     if table.ndim != 2 or not table.size or not np.isfinite(table).all():
         raise ValueError(f"outcomes must be a non-empty (seeds, states) table of finite numbers, not {table.shape}")
     generator = np.random.default_rng(seed)
@@ -120,6 +134,4 @@ def seeds_and_states(
     # Share of the table's cells that each resample holds: weights of rows times weights of columns.
     row_weights = np.stack([(rows == index).mean(axis=1) for index in range(table.shape[0])], axis=1)
     column_weights = np.apply_along_axis(np.bincount, 1, columns, minlength=table.shape[1]) / table.shape[1]
-    means = np.einsum("rs,sn,rn->r", row_weights, table, column_weights, optimize=True)
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(table.mean()), float(low), float(high)
+    return np.einsum("rs,sn,rn->r", row_weights, table, column_weights, optimize=True)

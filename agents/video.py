@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from agents.policy import Policy
 from rewards.success import SuccessDetector
 from rla_gym.tasks import get_task
-from world_models.world_model import World, load_world
+from world_models.world_model import World, WorldModel, load_world
 
 try:
     import av
@@ -116,7 +116,7 @@ def _episode(
     model, chunk_length = world.model, policy.chunk_length
     generator = torch.Generator().manual_seed(seed)
     frame, _ = real.reset(seed=seed)
-    dreamed = model.encode(_batch(frame, device))
+    dreamed = _state(model, real, frame, device)
     dream_success = real_success = False
     sheets: list[np.ndarray] = []
 
@@ -127,7 +127,7 @@ def _episode(
     show(0)
     step = 0
     for chunk in range(max_chunks):
-        action = policy.act(model.encode(_batch(frame, device)), torch.tensor([chunk], device=device))
+        action = policy.act(_state(model, real, frame, device), torch.tensor([chunk], device=device))
         actions = action.view(1, chunk_length, policy.action_dim)
         shape = model.noise_shape
         noise = None if shape is None else torch.randn(1, *shape, generator=generator).to(device)
@@ -135,7 +135,7 @@ def _episode(
         for k in range(1, chunk_length + 1):
             real.control_step(actions[0, k - 1].cpu().numpy())
             frame = real.render_frame()
-            dreamed = model.predict(start, actions[:, :k], noise)
+            dreamed = model.predict(start, actions[:, :k], noise).features
             step += 1
             show(step)
         dream_success = dream_success or bool(detector.success(dreamed)[0])
@@ -147,8 +147,10 @@ def _episode(
     return sheets
 
 
-def _batch(frame: np.ndarray, device: str | torch.device) -> torch.Tensor:
-    return torch.from_numpy(frame)[None].to(device)
+def _state(model: WorldModel, real: RobosuiteEnv, frame: np.ndarray, device: str | torch.device) -> torch.Tensor:
+    """The simulator's present state ``(1, L, C)`` as the world sees it."""
+    readings = torch.from_numpy(real.proprioception())[None].to(device) if model.readings else None
+    return model.encode(torch.from_numpy(frame)[None].to(device), readings)
 
 
 def compose(left: np.ndarray, right: np.ndarray, left_label: str, right_label: str, footer: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,19 +11,26 @@ import torch
 from torch import Tensor
 
 from agents.evaluate import command_line, describe_hardware
-from agents.statistics import wilson_interval
+from agents.statistics import resampled_means, wilson_interval
 from benchmarks.plots import plot_horizon, save_film_strip
-from benchmarks.probes import ProbeConfig, fit_probe
+from benchmarks.probes import AttentiveProbe, ProbeConfig, fit_probe
 from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.rollout_errors import (
+    LIFTED_METRES,
+    QUANTITIES,
+    RolloutErrors,
+    rollout_errors,
+    simulator_states,
+    worst_tenth_auroc,
+)
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, cache_frames, episode_offsets
 from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
-from world_models.world_model import load_encoder, load_model, world_folder
+from world_models.world_model import RLAWorldModel, WorldModel, load_encoder, load_model, world_folder
 
-QUANTITIES = {"cube": slice(0, 3), "eef": slice(3, 6), "gripper": slice(6, 7)}
-COLUMNS = ("simulator.cube_position", "simulator.eef_position", "simulator.gripper_opening")
-LIFTED_METRES = 0.02  # success in robosuite: the centre 4 cm above the table, and a cube at rest has it at 2 cm
+Table = dict[str, list[RolloutErrors]]
+"""Method -> its errors in each world."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,11 @@ class FidelityConfig:
 
     Attributes:
         data: the dataset; its report episodes are rolled out, its training episodes fit the probes.
-        world: bundled name, folder or hub id.
+        world: bundled names, folders or hub ids; several are training seeds of one recipe and give one table, with
+            intervals over seeds and episodes. The pictures show the first.
         chunks: action chunks in a roll-out.
         split: which episodes are rolled out; ``report`` for numbers that are published.
-        solver_steps: Euler steps of the flow; None for the world's own number.
+        solver_steps: further numbers of Euler steps of the flow to compare with the world's own.
         seed: of the flow's noise and of the bootstrap.
         cache: folder of the feature cache; None for ``<data>/cache``.
         out: JSON of the result rows; pictures lie beside it. Written to ``<world>/fidelity.json``, they also go into
@@ -43,174 +52,253 @@ class FidelityConfig:
     """
 
     data: Path
-    world: str = "lift"
+    world: tuple[str, ...] = ("lift",)
     chunks: int = 6
     split: str = "report"
-    solver_steps: int | None = None
+    solver_steps: tuple[int, ...] = (1, 2, 30)
     seed: int = 0
     cache: Path | None = None
     out: Path = Path("benchmarks/results/fidelity.json")
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The E episodes that are rolled out, as one world's encoder sees them.
+
+    Attributes:
+        start: first states ``(E, L, C)``.
+        real: states after each chunk ``(E, M, L, C)``.
+        actions: ``(E, M, K, A)``.
+        truth: simulator states ``(E, M, 7)`` after each chunk.
+        lifted: whether the cube was lifted ``(E,)`` bool.
+        kinds: kind of each episode ``(E,)``.
+        frames: rows of the dataset, first and after each chunk ``(E, M + 1)``.
+    """
+
+    start: Tensor
+    real: Tensor
+    actions: Tensor
+    truth: Tensor
+    lifted: np.ndarray
+    kinds: np.ndarray
+    frames: Tensor
+
+
 def run(config: FidelityConfig) -> list[Row]:
     """Measure, print, write JSON and pictures; returns the rows.
 
     Raises:
-        ValueError: the data lack simulator columns, or no episode is long enough.
+        ValueError: the data lack simulator columns, no episode is long enough, or no world is named.
     """
+    if not config.world:
+        raise ValueError("no world is named; give at least one with --world")
     dataset = EpisodeDataset(config.data)
-    folder = world_folder(config.world)
-    encoder = load_encoder(folder)
-    cache = config.cache or config.data / "cache"
-    features = torch.from_numpy(cache_features(dataset, encoder, cache))
+    states = simulator_states(dataset)
+    folders = [world_folder(name) for name in config.world]
+    bench = _Bench(config, load_model(folders[0]).config.task, len(folders))
+    table: Table = {}
+    floors: list[dict[str, tuple[float, float]]] = []
+    pictured: Tensor | None = None
+    for folder in folders:
+        models = {name: load_model(folder, name) for name in ("flow", "regression")}
+        features = torch.from_numpy(cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache"))
+        probe = fit_probe(*_training_rows(dataset, features, states), config.probe)
+        held_out = _held_out(config, dataset, features, states, models["flow"].chunk_length)
+        floors.append(_probe_floor(config, dataset, probe, features, states))
+        for method, errors, imagined in _roll_out(config, models, probe, held_out):
+            table.setdefault(method, []).append(errors)
+            if pictured is None and method == "flow":
+                pictured = imagined
+
+    bench.add_probe_rows(floors, int(sum(dataset.lengths[i] for i in dataset.split(config.split))))
+    for method, errors in table.items():
+        bench.add_rows(method, errors, held_out)
+    write_rows(config.out, bench.rows)
+    if config.out == folders[0] / "fidelity.json":
+        write_model_card(folders[0])
+    _show(config, bench.rows, len(held_out.kinds))
+    assert pictured is not None
+    model = load_model(folders[0])
+    shown = [k for kind in dict.fromkeys(held_out.kinds) for k in np.flatnonzero(held_out.kinds == kind)[:1]][:4]
+    frames = cache_frames(dataset, config.cache or config.data / "cache")
+    save_film_strip(
+        [frames[held_out.frames[k].numpy()] for k in shown],
+        [model.decode(torch.cat([held_out.start[k : k + 1], pictured[k]])).numpy() for k in shown],
+        [held_out.kinds[k] for k in shown],
+        config.out.with_name("fidelity_film_strip.png"),
+    )
+    return bench.rows
+
+
+def _training_rows(dataset: EpisodeDataset, features: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
     offsets = episode_offsets(dataset.lengths)
-    states = _simulator_states(dataset)
-    models = {name: load_model(folder, name) for name in ("flow", "regression")}
-    length = models["flow"].chunk_length
-    span = config.chunks * length
+    rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in dataset.split("train")])
+    return features[rows], states[rows]
+
+
+def _held_out(
+    config: FidelityConfig, dataset: EpisodeDataset, features: Tensor, states: Tensor, length: int
+) -> HeldOut:
+    offsets, span = episode_offsets(dataset.lengths), config.chunks * length
     episodes = [int(i) for i in dataset.split(config.split) if dataset.lengths[i] > span]
     if not episodes:
         raise ValueError(
             f"no {config.split} episode of {config.data} is longer than {span} frames; lower --chunks or collect "
             "longer episodes"
         )
-
-    train_rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in dataset.split("train")])
-    probe = fit_probe(features[train_rows], states[train_rows], config.probe)
-
     first = torch.tensor([int(offsets[i]) for i in episodes])
-    times = first[:, None] + torch.arange(length, span + 1, length)
+    frames = first[:, None] + torch.arange(0, span + 1, length)
     actions = torch.stack([torch.from_numpy(dataset.episode(i).actions[:span]) for i in episodes])
-    actions = actions.view(len(episodes), config.chunks, length, -1)
-    start, real = features[first].float(), features[times].float()
-    imagined = {name: open_loop(model, start, actions, seed=config.seed, solver_steps=config.solver_steps)
-                for name, model in models.items()}  # fmt: skip
-    imagined["persistence"] = start[:, None].expand_as(real)
-
-    bench = _Bench(config, models["flow"].config.task)
-    bench.add_probe_rows(probe, features, states, dataset, offsets)
-    lifted = (states[times[:, -1], 2] - states[first, 2]) > LIFTED_METRES
-    kinds = np.array([dataset.kinds[i] for i in episodes])
-    for name, prediction in imagined.items():
-        bench.add_horizon_rows(name, prediction, real, start, probe, states[times])
-        rise = probe(prediction[:, -1])[:, 2] - probe(start)[:, 2]
-        bench.add_grasp_rows(name, rise > LIFTED_METRES, lifted, kinds)
-    rise = probe(real[:, -1])[:, 2] - probe(start)[:, 2]
-    bench.add_grasp_rows("real frames", rise > LIFTED_METRES, lifted, kinds)
-
-    write_rows(config.out, bench.rows)
-    if config.out == folder / "fidelity.json":
-        write_model_card(folder)
-    headline = [row for row in bench.rows if row.setting.startswith("chunks=") and "," not in row.setting]
-    print_rows(headline, f"fidelity of {config.world} on {len(episodes)} {config.split} episodes")
-    print_rows([row for row in bench.rows if row.setting == "real frames"], "probes on real frames of those episodes")
-    by_kind = [replace(row, setting=row.setting.split("=")[-1]) for row in bench.rows if ",kind=" in row.setting]
-    print_rows(by_kind, "grasp outcomes by kind of episode")
-    plot_horizon(headline, config.out.with_suffix(".png"))
-    frames = cache_frames(dataset, cache)
-    shown = [k for kind in dict.fromkeys(kinds) for k in np.flatnonzero(kinds == kind)[:1]][:4]
-    save_film_strip(
-        [np.stack([frames[int(first[k])], *(frames[int(t)] for t in times[k])]) for k in shown],
-        [models["flow"].decode(torch.cat([start[k : k + 1], imagined["flow"][k]])).numpy() for k in shown],
-        [kinds[k] for k in shown],
-        config.out.with_name("fidelity_film_strip.png"),
+    return HeldOut(
+        features[first].float(),
+        features[frames[:, 1:]].float(),
+        actions.view(len(episodes), config.chunks, length, -1),
+        states[frames[:, 1:]],
+        (states[frames[:, -1], 2] - states[first, 2] > LIFTED_METRES).numpy(),
+        np.array([dataset.kinds[i] for i in episodes]),
+        frames,
     )
-    return bench.rows
+
+
+def _probe_floor(
+    config: FidelityConfig, dataset: EpisodeDataset, probe: AttentiveProbe, features: Tensor, states: Tensor
+) -> dict[str, tuple[float, float]]:
+    """Error in cm and R2 of what the probe reads off real frames: the floor under every error of a roll-out."""
+    offsets = episode_offsets(dataset.lengths)
+    rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in dataset.split(config.split)])
+    read, truth = torch.cat([probe(batch.float()) for batch in features[rows].split(512)]), states[rows]
+    floor = {}
+    for name, part in QUANTITIES.items():
+        squares = (read[:, part] - truth[:, part]).square().sum(dim=1)
+        variance = (truth[:, part] - truth[:, part].mean(dim=0)).square().sum()
+        floor[name] = float(squares.sqrt().mean() * 100), float(1 - squares.sum() / variance)
+    return floor
+
+
+def _roll_out(
+    config: FidelityConfig, models: dict[str, WorldModel], probe: AttentiveProbe, held_out: HeldOut
+) -> Iterator[tuple[str, RolloutErrors, Tensor]]:
+    """Every method's errors, and what it imagined ``(E, M, L, C)``."""
+    start, real, truth = held_out.start, held_out.real, held_out.truth
+    for name, model in models.items():
+        rollout = open_loop(model, start, held_out.actions, seed=config.seed)
+        yield name, rollout_errors(rollout.features, real, start, truth, probe, rollout.uncertainty), rollout.features
+    for steps in config.solver_steps:
+        rollout = open_loop(models["flow"], start, held_out.actions, seed=config.seed, solver_steps=steps)
+        errors = rollout_errors(rollout.features, real, start, truth, probe)
+        yield f"flow, {steps} solver step{'s' * (steps > 1)}", errors, rollout.features
+    still = start[:, None].expand_as(real)
+    yield "persistence", rollout_errors(still, real, start, truth, probe), still
+    flow = models["flow"]
+    assert isinstance(flow, RLAWorldModel)
+    before = torch.cat([start[:, None], real[:, :-1]], dim=1)
+    with torch.inference_mode():
+        rebuilt = flow.rla(before.flatten(0, 1), real.flatten(0, 1))
+    # Every pair of states a chunk apart counts as an episode of one chunk.
+    errors = rollout_errors(
+        rebuilt[:, None], real.flatten(0, 1)[:, None], before.flatten(0, 1), truth.flatten(0, 1)[:, None], probe
+    )
+    yield "autoencoder", errors, rebuilt.view_as(real)
+    yield "real frames", rollout_errors(real, real, start, truth, probe), real
 
 
 class _Bench:
     """Collects the rows of one run."""
 
-    def __init__(self, config: FidelityConfig, task: str) -> None:
-        self.config, self.task = config, task
+    def __init__(self, config: FidelityConfig, task: str, worlds: int) -> None:
+        self.config, self.task, self.worlds = config, task, worlds
         self.rows: list[Row] = []
         self.facts = {"hardware": describe_hardware(), "date": today(), "command": command_line()}
 
-    def add(self, method: str, metric: str, setting: str, value: float, low, high, n: int, unit: str) -> None:
+    def add(
+        self, method: str, metric: str, setting: str, value: float, samples: np.ndarray | None, n: int, unit: str
+    ) -> None:
+        """A row; its interval is that of ``samples``, resampled values."""
+        low, high = (None, None) if samples is None else map(float, np.quantile(samples, [0.025, 0.975]))
+        seeds = f"{self.worlds} world{'s' * (self.worlds > 1)}, noise {self.config.seed}"
         self.rows.append(
-            Row(
-                "fidelity",
-                self.task,
-                method,
-                metric,
-                setting,
-                value,
-                low,
-                high,
-                n,
-                f"noise {self.config.seed}",
-                unit,
-                **self.facts,
-            )
+            Row("fidelity", self.task, method, metric, setting, value, low, high, n, seeds, unit, **self.facts)
         )
 
-    def add_probe_rows(self, probe, features: Tensor, states: Tensor, dataset: EpisodeDataset, offsets) -> None:
-        """What the probe reads off real report frames: the floor under every error of a roll-out."""
-        rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in dataset.split(self.config.split)])
-        predicted = torch.cat([probe(batch.float()) for batch in features[rows].split(512)])
-        for name, part in QUANTITIES.items():
-            error = (predicted[:, part] - states[rows, part]).norm(dim=1) * 100
-            self.add("encoder", f"{name}_error_cm", "real frames", float(error.mean()), None, None, len(rows), "cm")
-            variance = (states[rows, part] - states[rows, part].mean(dim=0)).square().sum()
-            r2 = 1 - float((predicted[:, part] - states[rows, part]).square().sum() / variance)
-            self.add("encoder", f"{name}_r2", "real frames", r2, None, None, len(rows), "1")
+    def add_probe_rows(self, floors: list[dict[str, tuple[float, float]]], n: int) -> None:
+        for name in QUANTITIES:
+            for column, metric, unit in ((0, f"{name}_error_cm", "cm"), (1, f"{name}_r2", "1")):
+                value = float(np.mean([floor[name][column] for floor in floors]))
+                self.add("encoder", metric, "real frames", value, None, n, unit)
 
-    def add_horizon_rows(self, method: str, imagined: Tensor, real: Tensor, start: Tensor, probe, states: Tensor):
-        """Token and state errors after each chunk, with bootstrap intervals over episodes."""
-        generator = torch.Generator().manual_seed(self.config.seed)
-        n = len(real)
-        resample = torch.randint(n, (1000, n), generator=generator)
-        for chunk in range(real.shape[1]):
-            setting = f"chunks={chunk + 1}"
-            error = (imagined[:, chunk] - real[:, chunk]).abs().mean(dim=(1, 2))
-            still = (start - real[:, chunk]).abs().mean(dim=(1, 2))
-            ratios = error[resample].mean(dim=1) / still[resample].mean(dim=1)
-            self.add(method, "token_l1_vs_persistence", setting, float(error.mean() / still.mean()),
-                     *_interval(ratios), n, "1")  # fmt: skip
-            predicted = probe(imagined[:, chunk])
-            for name, part in QUANTITIES.items():
-                distance = (predicted[:, part] - states[:, chunk, part]).norm(dim=1) * 100
-                self.add(method, f"{name}_error_cm", setting, float(distance.mean()),
-                         *_interval(distance[resample].mean(dim=1)), n, "cm")  # fmt: skip
-            if n > 1:
-                spread = float(imagined[:, chunk].std(dim=0).mean() / real[:, chunk].std(dim=0).mean())
-                self.add(method, "feature_spread_ratio", setting, spread, None, None, n, "1")
-
-    def add_grasp_rows(self, method: str, dreamed: Tensor, lifted: Tensor, kinds: np.ndarray) -> None:
-        """Is the cube lifted at the end? Overall and per kind of episode."""
-        setting = f"chunks={self.config.chunks}"
-        for kind in ("", *sorted(set(kinds))):
-            chosen = torch.from_numpy(kinds == kind) if kind else torch.ones(len(kinds), dtype=torch.bool)
-            rates = {}
-            for metric, outcome, wrong in (
-                ("false_lift_rate", ~lifted, dreamed),
-                ("missed_lift_rate", lifted, ~dreamed),
+    def add_rows(self, method: str, worlds: list[RolloutErrors], held_out: HeldOut) -> None:
+        """Everything about one method."""
+        seed = self.config.seed
+        for chunk in range(worlds[0].token.shape[1]):
+            single = method == "autoencoder"
+            setting = "one chunk, encoded" if single else f"chunks={chunk + 1}"
+            for metric, error, still in (
+                ("token_l1_vs_persistence", [w.token for w in worlds], [w.persistence for w in worlds]),
+                ("still_token_l1_vs_persistence", [w.still[0] for w in worlds], [w.still[1] for w in worlds]),
             ):
-                among = chosen & outcome
-                n, hits = int(among.sum()), int((among & wrong).sum())
-                if n:
-                    rates[metric] = hits / n
-                    label = f"{setting},kind={kind}" if kind else setting
-                    self.add(method, metric, label, hits / n, *wilson_interval(hits, n), n, "fraction")
+                if method == "real frames":
+                    continue
+                ours, theirs = (np.stack([table[:, chunk] for table in part]) for part in (error, still))
+                samples = resampled_means(ours, seed=seed) / resampled_means(theirs, seed=seed)
+                self.add(method, metric, setting, float(ours.mean() / theirs.mean()), samples, ours.shape[1], "1")
+            for name in QUANTITIES:
+                distance = np.stack([world.centimetres[name][:, chunk] for world in worlds])
+                samples = resampled_means(distance, seed=seed)
+                self.add(method, f"{name}_error_cm", setting, float(distance.mean()), samples, distance.shape[1], "cm")
+            if not single and method not in ("persistence", "real frames") and len(held_out.kinds) > 1:
+                spread = float(np.mean([world.spread_ratio[chunk] for world in worlds]))
+                self.add(method, "feature_spread_ratio", setting, spread, None, len(held_out.kinds), "1")
+        if method != "autoencoder":
+            self._add_grasp_rows(method, np.stack([world.lifted for world in worlds]), held_out)
+        if worlds[0].uncertainty is not None:
+            self._add_uncertainty_rows(method, worlds)
+
+    def _add_grasp_rows(self, method: str, dreamed: np.ndarray, held_out: HeldOut) -> None:
+        """Is the cube lifted at the end? Overall and per kind of episode."""
+        setting, lifted = f"chunks={self.config.chunks}", held_out.lifted
+        for kind in ("", *sorted(set(held_out.kinds))):
+            chosen = held_out.kinds == kind if kind else np.ones(len(lifted), bool)
+            rates, samples = [], []
+            for metric, among, wrong in (
+                ("false_lift_rate", chosen & ~lifted, dreamed),
+                ("missed_lift_rate", chosen & lifted, ~dreamed),
+            ):
+                if not among.any():
+                    continue
+                hits = wrong[:, among]
+                rates.append(float(hits.mean()))
+                samples.append(resampled_means(hits, seed=self.config.seed))
+                label = f"{setting},kind={kind}" if kind else setting
+                self.add(method, metric, label, rates[-1], samples[-1], int(among.sum()), "fraction")
+                if self.worlds == 1:  # exact where there is one row, also at 0 and 1
+                    low, high = wilson_interval(int(hits.sum()), hits.size)
+                    self.rows[-1] = replace(self.rows[-1], low=low, high=high)
             if not kind and len(rates) == 2:
-                self.add(method, "grasp_balanced_accuracy", setting, 1 - sum(rates.values()) / 2, None, None,
-                         len(kinds), "fraction")  # fmt: skip
+                self.add(method, "grasp_balanced_accuracy", setting, 1 - sum(rates) / 2, 1 - sum(samples) / 2,
+                         len(lifted), "fraction")  # fmt: skip
+
+    def _add_uncertainty_rows(self, method: str, worlds: list[RolloutErrors]) -> None:
+        """Does the model know when it is wrong, and by how much?"""
+        scores = [worst_tenth_auroc(w.token, w.uncertainty) for w in worlds if w.uncertainty is not None]
+        count, span = worlds[0].token.size, f"chunks=1..{self.config.chunks}"
+        self.add(method, "uncertainty_auroc", span, float(np.mean(scores)), None, count, "1")
+        for chunk in range(worlds[0].token.shape[1]):
+            told = np.stack([w.uncertainty[:, chunk] for w in worlds if w.uncertainty is not None])
+            found = np.stack([w.token[:, chunk] for w in worlds])
+            samples = resampled_means(told, seed=self.config.seed) / resampled_means(found, seed=self.config.seed)
+            self.add(method, "uncertainty_vs_error", f"chunks={chunk + 1}", float(told.mean() / found.mean()), samples,
+                     told.shape[1], "1")  # fmt: skip
 
 
-def _interval(samples: Tensor) -> tuple[float, float]:
-    return float(samples.quantile(0.025)), float(samples.quantile(0.975))
-
-
-def _simulator_states(dataset: EpisodeDataset) -> Tensor:
-    """Cube xyz, end-effector xyz and gripper opening of every frame, ``(F, 7)`` in metres."""
-    parts = []
-    for index in range(len(dataset)):
-        columns = dataset.episode(index).columns
-        missing = [name for name in COLUMNS if name not in columns]
-        if missing:
-            raise ValueError(
-                f"{dataset.root} has no column {missing[0]}; fidelity in centimetres needs data from `rla-gym collect`"
-            )
-        parts.append(np.concatenate([columns[name].reshape(len(columns[name]), -1) for name in COLUMNS], axis=1))
-    return torch.from_numpy(np.concatenate(parts)).float()
+def _show(config: FidelityConfig, rows: list[Row], episodes: int) -> None:
+    main = [row for row in rows if row.method in ("flow", "regression", "persistence")]
+    headline = [row for row in main if row.setting.startswith("chunks=") and "," not in row.setting]
+    print_rows(headline, f"fidelity of {', '.join(config.world)} on {episodes} {config.split} episodes")
+    print_rows([row for row in rows if row.method == "encoder"], "probes on all real frames of those episodes")
+    print_rows([row for row in rows if row.method == "autoencoder"], "the autoencoder alone, a chunk ahead")
+    samplers = [row for row in rows if row.method.startswith("flow,") and row.metric == "token_l1_vs_persistence"]
+    print_rows(samplers, "solver steps")
+    by_kind = [replace(row, setting=row.setting.split("=")[-1]) for row in main if ",kind=" in row.setting]
+    print_rows(by_kind, "grasp outcomes by kind of episode")
+    plot_horizon(headline, config.out.with_suffix(".png"))

@@ -9,25 +9,55 @@ from torch import Tensor, nn
 class ActionChunkEncoder(nn.Module):
     """Per-step MLP, then a GRU over the steps (arXiv 2605.07079); the number of steps K may vary between calls.
 
+    With proprioception the recurrence starts from the readings and foretells those after the chunk. The foretold
+    readings, in sines of several frequencies, go into the embedding: a model that is told where the hand will be need
+    not add up velocities first.
+
     Args:
         action_dim: dimensions A of one action.
-        width: channels of the embedding.
+        width: channels W of the embedding.
+        readings: standardised proprioceptive values of a state (P readings and their change); 0 for none.
     """
 
-    def __init__(self, action_dim: int, width: int) -> None:
+    frequencies: Tensor
+
+    def __init__(self, action_dim: int, width: int, readings: int = 0, octaves: int = 6) -> None:
         super().__init__()
-        self.step = nn.Sequential(nn.Linear(action_dim, width), nn.SiLU(), nn.Linear(width, width))
+        self.readings = readings
+        self.step = nn.Sequential(nn.Linear(2 * action_dim, width), nn.SiLU(), nn.Linear(width, width))
         self.recurrence = nn.GRU(width, width, batch_first=True)
         self.out = nn.Linear(width, width)
+        if readings:
+            self.begin = nn.Sequential(nn.Linear(readings, width), nn.SiLU(), nn.Linear(width, width))
+            self.foretell = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, readings))
+            waves = 2 * readings * (1 + 2 * octaves)
+            self.waves = nn.Sequential(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
+            self.register_buffer("frequencies", 2.0 ** torch.arange(octaves), persistent=False)
 
-    def forward(self, actions: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Actions ``(B, K, A)`` to an embedding ``(B, W)``.
+    def forward(
+        self, actions: Tensor, lengths: Tensor | None = None, readings: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Actions ``(B, K, A)`` to an embedding ``(B, W)`` and the foretold readings.
 
         Args:
             actions: chunk; steps past a sample's length are ignored.
             lengths: valid steps ``(B,)`` int64 of each sample; None means all K.
+            readings: standardised readings of the state ``(B, R)``, where the world has them.
+
+        Returns:
+            Embedding ``(B, W)``; readings ``(B, R)`` after the chunk, None without proprioception.
         """
-        states, _ = self.recurrence(self.step(actions))
-        if lengths is None:
-            return self.out(states[:, -1])
-        return self.out(states[torch.arange(len(states), device=states.device), lengths - 1])
+        # Positions are sums of velocities: giving both spares the recurrence the adding.
+        steps = self.step(torch.cat([actions, actions.cumsum(dim=1) / 4], dim=-1))
+        start = None if readings is None else self.begin(readings).unsqueeze(0)
+        states, _ = self.recurrence(steps, start)
+        last = states[:, -1] if lengths is None else states[torch.arange(len(states)), lengths - 1]
+        embedding = self.out(last)
+        if readings is None:
+            return embedding, None
+        foretold = readings + self.foretell(last)
+        return embedding + self.waves(torch.cat([self._waves(readings), self._waves(foretold.detach())], dim=1)), foretold
+
+    def _waves(self, readings: Tensor) -> Tensor:
+        angles = (readings[..., None] * self.frequencies).flatten(1)
+        return torch.cat([readings, angles.sin(), angles.cos()], dim=1)

@@ -1,4 +1,9 @@
-"""LatentFlow: generates the latent action of an action chunk by flow matching (arXiv 2605.07079, 2210.02747)."""
+"""LatentFlow: generates the latent action of an action chunk by flow matching (arXiv 2605.07079, 2210.02747).
+
+Most of what a chunk does can be foretold. Stage 1 foretells it by regression, once per step; the flow generates only
+what is left, the residual of the latent action around that mean (as CorrDiff does, arXiv 2309.15214). What is left is
+small, so one or two solver steps do.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from world_models.action_chunk import ActionChunkEncoder
+from world_models.mixer import Mixer, Mixing, zero_linear
+from world_models.regression import FeatureRegression, RegressionConfig, ResidualPrediction
 from world_models.samplers import euler
-from world_models.transformer import Block, KeysAndValues, learned_tokens
 
 
 @dataclass(frozen=True)
@@ -19,26 +23,31 @@ class FlowConfig:
     """Sizes of the flow.
 
     Attributes:
-        width: channels inside the transformer.
+        width: channels inside both stages.
         condition_depth: blocks of stage 1, over the tokens of the state, run once per prediction.
         flow_depth: blocks of stage 2, over the latent tokens, run once per solver step.
-        heads: attention heads.
+        mixing: how tokens see each other in stage 1; stage 2 has few and mixes positions.
         solver_steps: Euler steps of a prediction when the caller names none.
     """
 
     width: int = 160
-    condition_depth: int = 3
-    flow_depth: int = 4
-    heads: int = 5
-    solver_steps: int = 4
+    condition_depth: int = 6
+    flow_depth: int = 2
+    mixing: Mixing = "positions"
+    solver_steps: int = 2
 
 
 @dataclass(frozen=True)
 class FlowCondition:
-    """What stage 1 hands to every solver step: keys and values per stage-2 block, and the chunk embedding."""
+    """What stage 1 hands to every solver step.
 
-    keys_and_values: tuple[KeysAndValues, ...]
-    chunk: Tensor
+    Attributes:
+        mean: foretold latent action ``(B, n, d)``.
+        context: channels ``(B, n, W)`` that every latent token gets beside its noisy value.
+    """
+
+    mean: Tensor
+    context: Tensor
 
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
@@ -53,98 +62,77 @@ class LatentFlow(nn.Module):
 
     Args:
         config: sizes.
-        num_tokens: patch tokens L of a state.
-        channels: channels C of a patch token.
+        num_tokens: tokens L of a state.
+        channels: channels C of a token.
         latents: latent tokens n.
         latent_dim: channels d of a latent token.
         action_dim: dimensions A of one action.
+        readings: values in the proprioceptive token; 0 for a world from video alone.
     """
 
     latent_scale: Tensor
 
     def __init__(
-        self, config: FlowConfig, num_tokens: int, channels: int, latents: int, latent_dim: int, action_dim: int
+        self,
+        config: FlowConfig,
+        num_tokens: int,
+        channels: int,
+        latents: int,
+        latent_dim: int,
+        action_dim: int,
+        readings: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
-        self.latents, self.latent_dim = latents, latent_dim
         width = config.width
-        self.chunk_encoder = ActionChunkEncoder(action_dim, width)
-        self.state_in = nn.Linear(channels, width)
-        self.state_positions = learned_tokens(num_tokens, width)
-        self.condition_blocks = nn.ModuleList(
-            Block(width, config.heads, modulated=True) for _ in range(config.condition_depth)
-        )
-        self.context_norm = nn.LayerNorm(width)
-        self.latent_in = nn.Linear(latent_dim, width)
-        self.latent_positions = learned_tokens(latents, width)
+        stage = RegressionConfig(width, config.condition_depth, config.mixing)
+        self.stage1 = FeatureRegression(stage, num_tokens, channels, action_dim, readings)
+        self.context_tokens = nn.Linear(num_tokens, latents)
+        self.context_channels = nn.Linear(width, width)
         self.time_in = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.flow_blocks = nn.ModuleList(
-            Block(width, config.heads, modulated=True, cross=True) for _ in range(config.flow_depth)
-        )
-        self.velocity_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, latent_dim))
-        output = self.velocity_out[1]
-        assert isinstance(output, nn.Linear)
-        nn.init.zeros_(output.weight)
-        nn.init.zeros_(output.bias)
-        # Latents are divided by their spread, so that data and noise have the same scale.
-        self.register_buffer("latent_scale", torch.ones(()))
+        self.stage2 = Mixer(latents, latent_dim + width, width, config.flow_depth, modulated=True)
+        self.velocity_out = zero_linear(width, latent_dim)
+        # What is left around the mean, per latent dimension, is divided by its spread: data and noise have one scale.
+        self.register_buffer("latent_scale", torch.ones(latents, latent_dim))
 
-    def condition(self, features: Tensor, actions: Tensor, lengths: Tensor | None = None) -> FlowCondition:
-        """Stage 1: state ``(B, L, C)`` and actions ``(B, K, A)`` to what the solver steps reuse."""
-        chunk = self.chunk_encoder(actions, lengths)
-        x = self.state_in(features) + self.state_positions
-        for block in self.condition_blocks:
-            x = block(x, chunk)
-        context = self.context_norm(x)
-        keys_and_values = []
-        for block in self.flow_blocks:
-            assert isinstance(block, Block)
-            assert block.cross_attention is not None
-            keys_and_values.append(block.cross_attention.keys_and_values(context))
-        return FlowCondition(tuple(keys_and_values), chunk)
+    def condition(self, prediction: ResidualPrediction, mean: Tensor) -> FlowCondition:
+        """What stage 2 needs of stage 1: its prediction, and the latent action ``(B, n, d)`` of that."""
+        context = self.context_tokens(prediction.tokens.transpose(1, 2)).transpose(1, 2)
+        return FlowCondition(mean, self.context_channels(context))
 
     def velocity(self, noisy: Tensor, time: Tensor, condition: FlowCondition) -> Tensor:
-        """Stage 2: noisy scaled latent ``(B, n, d)`` at flow time ``(B,)`` to the velocity ``(B, n, d)``."""
-        modulation = self.time_in(time_embedding(time, self.config.width).to(noisy.dtype)) + condition.chunk
-        x = self.latent_in(noisy) + self.latent_positions
-        for block, context in zip(self.flow_blocks, condition.keys_and_values, strict=True):
-            x = block(x, modulation, context)
-        return self.velocity_out(x)
+        """Stage 2: noisy scaled remainder ``(B, n, d)`` at flow time ``(B,)`` to the velocity ``(B, n, d)``."""
+        modulation = self.time_in(time_embedding(time, self.config.width).to(noisy.dtype))
+        tokens = torch.cat([noisy, condition.context.to(noisy.dtype)], dim=-1)
+        return self.velocity_out(self.stage2(tokens, modulation))
 
-    def sample(self, features: Tensor, actions: Tensor, noise: Tensor, solver_steps: int | None = None) -> Tensor:
+    def sample(self, condition: FlowCondition, noise: Tensor, solver_steps: int | None = None) -> Tensor:
         """Latent action ``(B, n, d)``, in the autoencoder's own scale, from standard normal ``noise``."""
-        condition = self.condition(features, actions)
         steps = solver_steps or self.config.solver_steps
-        return euler(lambda x, time: self.velocity(x, time, condition), noise, steps) * self.latent_scale
+        remainder = euler(lambda x, time: self.velocity(x, time, condition), noise, steps)
+        return condition.mean + remainder * self.latent_scale
 
-    def loss(
-        self,
-        features: Tensor,
-        actions: Tensor,
-        lengths: Tensor | None,
-        latent: Tensor,
-        generator: torch.Generator,
-        draws: int = 4,
-    ) -> Tensor:
-        """Flow-matching loss MSE + L1 with logit-normal flow times, a scalar.
+    def loss(self, condition: FlowCondition, latent: Tensor, generator: torch.Generator, draws: int = 1) -> Tensor:
+        """Flow-matching loss with logit-normal flow times, weighted as the tokens see each dimension, a scalar.
+
+        In training mode it also keeps ``latent_scale`` up to date.
 
         Args:
-            features: states ``(B, L, C)``.
-            actions: chunks ``(B, K, A)``.
-            lengths: valid steps of each chunk ``(B,)``, or None.
+            condition: of the states and chunks; no gradient flows into its mean.
             latent: target latent actions ``(B, n, d)``, in the autoencoder's scale.
             generator: source of noise and flow times, on the CPU.
             draws: noise draws per sample; stage 1 is paid once for all of them.
         """
-        condition = self.condition(features, actions, lengths)
-        condition = FlowCondition(
-            tuple((k.repeat(draws, 1, 1, 1), v.repeat(draws, 1, 1, 1)) for k, v in condition.keys_and_values),
-            condition.chunk.repeat(draws, 1),
-        )
-        target = (latent / self.latent_scale).repeat(draws, 1, 1)
+        remainder = (latent - condition.mean).detach().float()
+        if self.training:
+            with torch.no_grad():
+                spread = remainder.square().mean(dim=0).lerp(self.latent_scale.square(), 0.98)
+                self.latent_scale.copy_(spread.sqrt().clamp_min(1e-4))
+        target = (remainder / self.latent_scale).repeat(draws, 1, 1)
+        repeated = FlowCondition(condition.mean.repeat(draws, 1, 1), condition.context.repeat(draws, 1, 1))
         noise = torch.randn(target.shape, generator=generator).to(target)
         time = torch.sigmoid(torch.randn(len(target), generator=generator)).to(target)
         noisy = (1 - time)[:, None, None] * target + time[:, None, None] * noise
-        velocity = self.velocity(noisy, time, condition).float()
-        return F.mse_loss(velocity, noise - target) + F.l1_loss(velocity, noise - target)
+        velocity = self.velocity(noisy, time, repeated).float()
+        weights = self.latent_scale.square() / self.latent_scale.square().mean()
+        return (weights * (velocity - (noise - target)).square()).mean()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from world_models.world_model import WorldModel
+from world_models.world_model import Prediction, WorldModel
 
 
 @torch.inference_mode()
 def open_loop(
     model: WorldModel, features: Tensor, actions: Tensor, *, seed: int = 0, solver_steps: int | None = None
-) -> Tensor:
+) -> Prediction:
     """Imagine the states after each of M action chunks.
 
     Args:
@@ -22,14 +22,16 @@ def open_loop(
         solver_steps: Euler steps of a flow; None for the world's own number.
 
     Returns:
-        States ``(B, M, L, C)`` after chunk 1 to M, float32.
+        States ``(B, M, L, C)`` after chunk 1 to M and the expected errors ``(B, M)``, float32.
     """
     generator = torch.Generator().manual_seed(seed)
-    states = []
+    steps = []
     for chunk in actions.unbind(dim=1):
         noise = None
         if model.noise_shape is not None:
             noise = torch.randn(len(features), *model.noise_shape, generator=generator).to(features.device)
-        features = model.predict(features, chunk, noise, solver_steps)
-        states.append(features)
-    return torch.stack(states, dim=1)
+        steps.append(model.predict(features, chunk, noise, solver_steps))
+        features = steps[-1].features
+    return Prediction(
+        torch.stack([step.features for step in steps], dim=1), torch.stack([step.uncertainty for step in steps], dim=1)
+    )

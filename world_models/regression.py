@@ -1,51 +1,98 @@
-"""Deterministic world model in feature space, in the manner of DINO-WM (arXiv 2411.04983): the baseline."""
+"""Deterministic world model in feature space, in the manner of DINO-WM (arXiv 2411.04983).
+
+It is the baseline, and the first stage of the flow: what can be foretold needs no noise.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from world_models.action_chunk import ActionChunkEncoder
-from world_models.transformer import Block, learned_tokens
+from world_models.mixer import Mixer, Mixing, zero_linear
+from world_models.proprioception import tile, untile
+from world_models.rla import token_loss
 
 
 @dataclass(frozen=True)
 class RegressionConfig:
-    """Sizes of the regression model: transformer width, blocks and attention heads."""
+    """Sizes of the regression model: width and number of its mixer blocks, and how tokens see each other in them."""
 
     width: int = 160
-    depth: int = 8
-    heads: int = 5
+    depth: int = 6
+    mixing: Mixing = "positions"
+
+
+class ResidualPrediction(NamedTuple):
+    """What a :class:`FeatureRegression` says of the state after a chunk.
+
+    Attributes:
+        residual: change of the state ``(B, L, C)``.
+        tokens: the model's last hidden tokens ``(B, L, W)``.
+        error: mean absolute error ``(B, L)`` that the model expects of each token.
+        readings: standardised proprioceptive values ``(B, R)`` that the action chunk alone foretells, or None.
+    """
+
+    residual: Tensor
+    tokens: Tensor
+    error: Tensor
+    readings: Tensor | None
 
 
 class FeatureRegression(nn.Module):
-    """Predicts s_(t+K) directly from s_t and an action chunk.
+    """Predicts s_(t+K) directly from s_t and an action chunk, and how wrong that will be.
 
     Args:
         config: sizes.
-        num_tokens: patch tokens L of a state.
-        channels: channels C of a patch token.
+        num_tokens: tokens L of a state; the last is the proprioceptive one, where there are readings.
+        channels: channels C of a token.
         action_dim: dimensions A of one action.
+        readings: values R in the proprioceptive token; 0 for a world from video alone.
     """
 
-    def __init__(self, config: RegressionConfig, num_tokens: int, channels: int, action_dim: int) -> None:
+    def __init__(
+        self, config: RegressionConfig, num_tokens: int, channels: int, action_dim: int, readings: int = 0
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.chunk_encoder = ActionChunkEncoder(action_dim, config.width)
-        self.state_in = nn.Linear(channels, config.width)
-        self.positions = learned_tokens(num_tokens, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, modulated=True) for _ in range(config.depth))
-        self.residual_out = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, channels))
-        output = self.residual_out[1]
-        assert isinstance(output, nn.Linear)
-        nn.init.zeros_(output.weight)
-        nn.init.zeros_(output.bias)
+        self.config, self.readings = config, readings
+        self.chunk_encoder = ActionChunkEncoder(action_dim, config.width, readings)
+        self.mixer = Mixer(
+            num_tokens, channels, config.width, config.depth, modulated=True, mixing=config.mixing
+        )
+        self.residual_out = zero_linear(config.width, channels)
+        self.error_out = zero_linear(config.width, 1)
 
-    def forward(self, features: Tensor, actions: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """State ``(B, L, C)`` and actions ``(B, K, A)`` to the state ``(B, L, C)`` after the chunk."""
-        chunk = self.chunk_encoder(actions, lengths)
-        x = self.state_in(features) + self.positions
-        for block in self.blocks:
-            x = block(x, chunk)
-        return features + self.residual_out(x)
+    def forward(self, features: Tensor, actions: Tensor, lengths: Tensor | None = None) -> ResidualPrediction:
+        """State ``(B, L, C)`` and actions ``(B, K, A)`` to what changes."""
+        channels = features.shape[2]
+        present = untile(features[:, -1:], self.readings) if self.readings else None
+        chunk, foretold = self.chunk_encoder(actions, lengths, present)
+        tokens = self.mixer(features, chunk)
+        residual = self.residual_out(tokens)
+        if foretold is not None and present is not None:
+            # What the arm does by itself is known; the tokens correct it where something is in its way.
+            known = tile((foretold - present).detach(), channels)
+            residual = torch.cat([residual[:, :-1], residual[:, -1:] + known.to(residual.dtype)], dim=1)
+        # The gradient stops here: foretelling one's errors must not make them.
+        error = F.softplus(self.error_out(tokens.detach()).squeeze(-1).float() - 1.0)
+        return ResidualPrediction(residual, tokens, error, foretold)
+
+    def loss(self, prediction: ResidualPrediction, features: Tensor, target: Tensor) -> Tensor:
+        """L1 + MSE of the tokens, L1 of the foretold readings, and the error of the foretold errors, a scalar.
+
+        Args:
+            prediction: made from ``features``.
+            features: states ``(B, L, C)`` at t.
+            target: states ``(B, L, C)`` after the chunk.
+        """
+        residual = target - features
+        loss = token_loss(prediction.residual, residual)
+        actual = (prediction.residual.detach().float() - residual).abs().mean(dim=2)
+        loss = loss + 0.1 * F.mse_loss(prediction.error, actual)
+        if prediction.readings is not None:
+            loss = loss + F.l1_loss(prediction.readings.float(), untile(target[:, -1:], self.readings))
+        return loss

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,24 @@ from torch.utils.tensorboard import SummaryWriter
 from world_models.checkpoint import save_json
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets
+from world_models.data.feature_cache import (
+    PROPRIOCEPTION,
+    Windows,
+    cache_features,
+    cache_frames,
+    episode_offsets,
+    readings,
+)
 from world_models.distillation import DistillationConfig, train_encoder
-from world_models.features import EncoderConfig, FeatureEncoder
+from world_models.features import EncoderConfig
 from world_models.flow import FlowConfig
 from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.regression import RegressionConfig
 from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
-from world_models.rla import RLA, RLAConfig, motion_weights, token_loss
+from world_models.rla import RLA, RLAConfig, token_loss
+from world_models.state import StateEncoder
 from world_models.tensorboard_video import add_animation
 from world_models.world_model import (
     RegressionWorldModel,
@@ -38,6 +47,14 @@ from world_models.world_model import (
     load_encoder,
     save_encoder,
 )
+
+
+COMPONENT_PAIRS = 20_000
+"""Pairs of frames that the autoencoder's components are computed from."""
+LATENT_NOISE = 0.5
+"""Largest noise on the latent actions that train the decoder, over their spread."""
+FLOW_WEIGHT = 0.2
+"""Weight of the flow-matching loss beside that of stage 1."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,9 @@ class TrainConfig:
         cache: folder of decoded frames and encoded features; None for ``<data>/cache``.
         task: name of the task; the environment id is ``RLAWM-<task>-v0``.
         chunk_length: most actions in a chunk.
+        proprioception: put the dataset's column ``observation.state`` into the state, where it has one.
+        pushed_chunks: the world model trains a quarter of the time on states it predicted itself, up to this many chunks on
+            (the pushforward trick, arXiv 2202.03376), so that roll-outs stay where it knows its way; 0 for never.
         demonstrations: successful episodes that ship with the world, as start states, rewards and for cloning.
         device: ``cpu``, ``cuda`` or ``auto``.
         threads: CPU threads; 0 takes all cores.
@@ -66,6 +86,8 @@ class TrainConfig:
     cache: Path | None = None
     task: str = "Lift"
     chunk_length: int = 8
+    proprioception: bool = True
+    pushed_chunks: int = 3
     demonstrations: int = 32
     device: str = "auto"
     threads: int = 0
@@ -79,13 +101,13 @@ class TrainConfig:
     regression: RegressionConfig = field(default_factory=RegressionConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     rla_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=5000, batch_size=32)
+        default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=64, learning_rate=2e-3)
     )
     flow_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=1900, batch_size=32)
+        default_factory=lambda: OptimisationConfig(iterations=8000, batch_size=64, learning_rate=2e-3)
     )
     regression_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=1500, batch_size=32)
+        default_factory=lambda: OptimisationConfig(iterations=4000, batch_size=64, learning_rate=2e-3)
     )
     rgb_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=2000, batch_size=32)
@@ -130,8 +152,6 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 
     frames = cache_frames(dataset, cache)
     encoder, encoder_metrics = _encoder(config, dataset, frames, stages, data_key, device)
-    # Weights ship as float16: round them now, so that every later stage sees the features that users will get.
-    encoder.half().float()
     features = cache_features(dataset, encoder, cache)
     offsets = episode_offsets(dataset.lengths)
     actions = torch.from_numpy(_all_actions(dataset))
@@ -145,7 +165,8 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         chunk_length=config.chunk_length,
         fps=dataset.fps,
         frame_size=dataset.image_size[0],
-        encoder=encoder.config,
+        proprioception=encoder.readings // 2,
+        encoder=encoder.visual.config,
         rgb_decoder=config.rgb_decoder,
         rla=config.rla,
         flow=config.flow,
@@ -164,8 +185,9 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     regression_world = RegressionWorldModel(world, encoder, flow_world.rgb_decoder).to(device)
 
     metrics["rla"] = train_rla(flow_world.rla, data, config.rla_optimisation, stages, key)
-    metrics["flow"] = train_flow(flow_world, data, config.flow_optimisation, stages, key)
-    metrics["regression"] = train_regression(regression_world, data, config.regression_optimisation, stages, key)
+    pushed = config.pushed_chunks
+    metrics["flow"] = train_flow(flow_world, data, config.flow_optimisation, stages, key, pushed)
+    metrics["regression"] = train_regression(regression_world, data, config.regression_optimisation, stages, key, pushed)
     metrics["rgb_decoder"] = train_rgb_decoder(flow_world.rgb_decoder, data, config.rgb_optimisation, stages, key)
 
     # fp16 halves the file; the world that is measured is the one that is read back.
@@ -181,12 +203,19 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 def train_rla(
     rla: RLA, data: TrainingData, optimisation: OptimisationConfig, folder: Path, key: dict[str, Any]
 ) -> Scalars:
-    """Train the autoencoder on pairs of frames; no actions are needed."""
+    """Solve the autoencoder's encoder and train its decoder on pairs of frames; no actions are needed."""
     windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
+    states, later, _, _ = windows.sample(COMPONENT_PAIRS, rla.config.horizon, torch.Generator().manual_seed(0))
+    rla.fit_components(later - states)
+    # The decoder will be given predicted latent actions, which are a little wrong.
+    spread = rla.encode(states[:1024], later[:1024]).std(dim=0)
+    del states, later
 
     def loss(generator: torch.Generator) -> Tensor:
         states, later, _, _ = windows.sample(optimisation.batch_size, rla.config.horizon, generator, full_share=0.0)
-        return token_loss(rla(states, later), later, motion_weights(states, later))
+        latent = rla.encode(states, later)
+        noise = torch.randn(latent.shape, generator=generator) * torch.rand(len(latent), 1, 1, generator=generator)
+        return token_loss(rla.decode(states, latent + LATENT_NOISE * spread * noise.to(latent)), later)
 
     def validate() -> Scalars:
         states, later, _ = _full_windows(held_out, 512, min(8, rla.config.horizon))
@@ -196,49 +225,88 @@ def train_rla(
 
 
 def train_flow(
-    world: RLAWorldModel, data: TrainingData, optimisation: OptimisationConfig, folder: Path, key: dict[str, Any]
+    world: RLAWorldModel,
+    data: TrainingData,
+    optimisation: OptimisationConfig,
+    folder: Path,
+    key: dict[str, Any],
+    pushed_chunks: int = 0,
 ) -> Scalars:
-    """Train the flow on latent actions that the frozen autoencoder gives."""
-    rla, flow, horizon = world.rla, world.flow, world.chunk_length
+    """Train both stages of the flow on latent actions that the frozen autoencoder gives."""
+    rla, flow = world.rla, world.flow
     rla.requires_grad_(False)
     windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
-    with torch.inference_mode():
-        states, later, _, _ = windows.sample(1024, horizon, torch.Generator().manual_seed(0))
-        flow.latent_scale.fill_(float(rla.encode(states, later).std()))
 
     def loss(generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths = windows.sample(optimisation.batch_size, horizon, generator)
-        with torch.no_grad():
-            latent = rla.encode(states, later).float()
-        return flow.loss(states, actions, lengths, latent, generator)
+        states, later, actions, lengths = _batch(world, windows, optimisation.batch_size, pushed_chunks, generator)
+        foretold, condition = world.condition(states, actions, lengths)
+        matching = flow.loss(condition, rla.encode(states, later), generator)
+        return flow.stage1.loss(foretold, states, later) + FLOW_WEIGHT * matching
 
-    def validate() -> Scalars:
-        states, later, actions = _full_windows(held_out, 256, horizon)
-        return {
-            "token_l1_vs_persistence": _relative_l1(open_loop(world, states, actions[:, None])[:, 0], states, later)
-        }
-
-    key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config), "chunk_length": horizon}
-    return optimise("flow", flow, loss, optimisation, folder, key=key, validate=validate)
+    key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config), "pushed_chunks": pushed_chunks}
+    key |= {"chunk_length": world.chunk_length}
+    return optimise("flow", flow, loss, optimisation, folder, key=key, validate=partial(_validate, world, held_out))
 
 
 def train_regression(
-    world: RegressionWorldModel, data: TrainingData, optimisation: OptimisationConfig, folder: Path, key: dict[str, Any]
+    world: RegressionWorldModel,
+    data: TrainingData,
+    optimisation: OptimisationConfig,
+    folder: Path,
+    key: dict[str, Any],
+    pushed_chunks: int = 0,
 ) -> Scalars:
     """Train the deterministic baseline on the same windows."""
-    regression, horizon = world.regression, world.chunk_length
+    regression = world.regression
     windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
 
     def loss(generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths = windows.sample(optimisation.batch_size, horizon, generator)
-        return token_loss(regression(states, actions, lengths), later, motion_weights(states, later))
+        states, later, actions, lengths = _batch(world, windows, optimisation.batch_size, pushed_chunks, generator)
+        return regression.loss(regression(states, actions, lengths), states, later)
 
-    def validate() -> Scalars:
-        states, later, actions = _full_windows(held_out, 256, horizon)
-        return {"token_l1_vs_persistence": _relative_l1(regression(states, actions), states, later)}
+    key = {**key, "regression": vars(regression.config), "pushed_chunks": pushed_chunks}
+    key |= {"chunk_length": world.chunk_length}
+    return optimise(
+        "regression", regression, loss, optimisation, folder, key=key, validate=partial(_validate, world, held_out)
+    )
 
-    key = {**key, "regression": vars(regression.config), "chunk_length": horizon}
-    return optimise("regression", regression, loss, optimisation, folder, key=key, validate=validate)
+
+def _batch(
+    world: WorldModel, windows: Windows, batch: int, pushed_chunks: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Windows of one chunk, a quarter of them from states that the model predicted over the chunks before."""
+    horizon = world.chunk_length
+    pushed = batch // 4 if pushed_chunks else 0
+    states, later, actions, lengths = windows.sample(batch - pushed, horizon, generator)
+    if not pushed:
+        return states, later, actions, lengths
+    chunks = int(torch.randint(1, pushed_chunks + 1, (1,), generator=generator))
+    imagined, run, target = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
+    with torch.no_grad():
+        for chunk in range(chunks):
+            noise = None
+            if world.noise_shape is not None:
+                noise = torch.randn(pushed, *world.noise_shape, generator=generator).to(imagined)
+            imagined = world.predict(imagined, run[:, chunk], noise, 1).features
+    full = torch.full((pushed,), horizon, dtype=lengths.dtype, device=lengths.device)
+    return (
+        torch.cat([states, imagined]),
+        torch.cat([later, target]),
+        torch.cat([actions, run[:, -1]]),
+        torch.cat([lengths, full]),
+    )
+
+
+def _validate(world: WorldModel, held_out: Windows, runs: int = 192) -> Scalars:
+    """Open-loop error over one chunk and over as many as the episodes hold, at most six."""
+    longest = int(held_out.remaining.max()) // world.chunk_length
+    scalars = {}
+    for chunks in sorted({1, min(6, longest)}):
+        generator = torch.Generator().manual_seed(0)
+        states, actions, later = held_out.sample_sequence(runs, world.chunk_length, chunks, generator)
+        name = "token_l1_vs_persistence" if chunks == 1 else f"token_l1_vs_persistence_{chunks}_chunks"
+        scalars[name] = _relative_l1(open_loop(world, states, actions).features[:, -1], states, later)
+    return scalars
 
 
 def train_rgb_decoder(
@@ -250,7 +318,7 @@ def train_rgb_decoder(
 
     def error(rows: Tensor) -> Tensor:
         image = torch.from_numpy(data.frames[rows.numpy()]).to(device).permute(0, 3, 1, 2).float() / 255
-        return F.l1_loss(decoder(data.features[rows.to(device)].float()).float(), image)
+        return F.l1_loss(decoder(data.features[rows.to(device)][:, : decoder.grid**2].float()).float(), image)
 
     def loss(generator: torch.Generator) -> Tensor:
         drawn = torch.multinomial(windows.weights, optimisation.batch_size, generator=generator)
@@ -265,22 +333,28 @@ def train_rgb_decoder(
 
 def _encoder(
     config: TrainConfig, dataset: EpisodeDataset, frames: np.ndarray, stages: Path, data_key: str, device: str
-) -> tuple[FeatureEncoder, Scalars]:
+) -> tuple[StateEncoder, Scalars]:
     if config.encoder_from is not None:
-        return load_encoder(config.encoder_from, device), {}
-    offsets = episode_offsets(dataset.lengths)
-    return train_encoder(
-        config.distillation,
-        config.encoder,
-        frames,
-        _all_actions(dataset),
-        offsets,
-        dataset.split("train"),
-        dataset.split("validation"),
-        stages,
-        key={"data": data_key, "seed": config.seed},
-        device=device,
-    )
+        visual, metrics = load_encoder(config.encoder_from, device).visual, {}
+    else:
+        visual, metrics = train_encoder(
+            config.distillation,
+            config.encoder,
+            frames,
+            _all_actions(dataset),
+            episode_offsets(dataset.lengths),
+            dataset.split("train"),
+            dataset.split("validation"),
+            stages,
+            key={"data": data_key, "seed": config.seed},
+            device=device,
+        )
+    sensed = config.proprioception and PROPRIOCEPTION in dataset.columns
+    encoder = StateEncoder(visual, dataset.columns[PROPRIOCEPTION][0] if sensed else 0)
+    if encoder.proprioception is not None:
+        encoder.proprioception.fit(torch.cat([readings(dataset, int(index)) for index in dataset.split("train")]))
+    # Weights ship as float16: round them now, so that every later stage sees the states that users will get.
+    return encoder.half().float().to(device), metrics
 
 
 def _check_data(dataset: EpisodeDataset, span: int) -> None:
@@ -350,7 +424,7 @@ def _log_animation(world: WorldModel, data: TrainingData, folder: Path, count: i
             continue
         actions = data.actions[first : first + chunks * step].view(1, chunks, step, -1)
         start = data.features[first : first + 1].float()
-        dream = world.decode(torch.cat([start, open_loop(world, start, actions)[0]])).cpu().numpy()
+        dream = world.decode(torch.cat([start, open_loop(world, start, actions).features[0]])).cpu().numpy()
         real = data.frames[first : first + chunks * step + 1 : step]
         add_animation(writer, f"open_loop/episode_{index}", np.concatenate([real, dream], axis=1), 0)
     writer.close()

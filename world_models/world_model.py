@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from world_models.checkpoint import save_json, save_tensors
 from world_models.data.demonstrations import Demonstrations
-from world_models.features import EncoderConfig, FeatureEncoder
-from world_models.flow import FlowConfig, LatentFlow
-from world_models.regression import FeatureRegression, RegressionConfig
+from world_models.features import EncoderConfig
+from world_models.flow import FlowCondition, FlowConfig, LatentFlow
+from world_models.regression import FeatureRegression, RegressionConfig, ResidualPrediction
 from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
 from world_models.rla import RLA, RLAConfig
+from world_models.state import StateEncoder
 
-FORMAT = 1
+FORMAT = 2
 BUNDLED_WORLDS = Path(__file__).parent / "worlds"
 
 
@@ -35,6 +36,7 @@ class WorldConfig:
         chunk_length: most actions K in a chunk.
         fps: frames, and actions, per second.
         frame_size: side of the videos' square frames in pixels, and of decoded ones.
+        proprioception: number of the robot's own readings in a state; 0 for a world from video alone.
         encoder, rgb_decoder, rla, flow, regression: configs of the parts; a part that is None is absent.
     """
 
@@ -44,6 +46,7 @@ class WorldConfig:
     chunk_length: int = 8
     fps: int = 20
     frame_size: int = 128
+    proprioception: int = 0
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     rla: RLAConfig | None = None
@@ -74,12 +77,25 @@ class WorldConfig:
         return cls(**content)
 
 
+class Prediction(NamedTuple):
+    """What a world model says of the state after a chunk.
+
+    Attributes:
+        features: states ``(B, L, C)``, float32.
+        uncertainty: mean absolute error per number of the state ``(B,)`` that the model expects, float32.
+    """
+
+    features: Tensor
+    uncertainty: Tensor
+
+
 class WorldModel(nn.Module):
     """What every world model shares; subclasses say how a chunk of actions moves the state.
 
     Attributes:
-        num_tokens: patch tokens L of a state.
+        num_tokens: tokens L of a state.
         channels: channels C of a token.
+        readings: values R that a state takes beside the frame: proprioceptive readings and their change.
         action_dim: dimensions A of an action.
         chunk_length: most actions K in a chunk.
         image_size: side of decoded frames in pixels.
@@ -88,24 +104,24 @@ class WorldModel(nn.Module):
 
     noise_shape: tuple[int, int] | None = None
 
-    def __init__(self, config: WorldConfig, encoder: FeatureEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
+    def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.num_tokens, self.channels = encoder.num_tokens, encoder.channels
+        self.num_tokens, self.channels, self.readings = encoder.num_tokens, encoder.channels, encoder.readings
         self.image_size = config.frame_size
         self.action_dim, self.chunk_length = len(config.action_names), config.chunk_length
         self.rgb_decoder = rgb_decoder or RGBDecoder(
-            config.rgb_decoder, self.num_tokens, self.channels, self.image_size
+            config.rgb_decoder, encoder.patch_tokens, self.channels, self.image_size
         )
 
-    def encode(self, rgb: Tensor) -> Tensor:
-        """uint8 frames ``(B, H, W, 3)`` of any size to features ``(B, L, C)``, float32."""
-        return self.encoder(rgb)
+    def encode(self, rgb: Tensor, readings: Tensor | None = None) -> Tensor:
+        """Frames and proprioception to states; see :meth:`world_models.state.StateEncoder.forward`."""
+        return self.encoder(rgb, readings)
 
     def predict(
         self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
-    ) -> Tensor:
+    ) -> Prediction:
         """The state after a chunk of actions.
 
         Args:
@@ -113,15 +129,12 @@ class WorldModel(nn.Module):
             actions: chunks ``(B, k, A)`` in [-1, 1], 1 <= k <= K.
             noise: standard normal ``(B, n, d)``; None for a deterministic model.
             solver_steps: Euler steps of a flow; None for the world's own number.
-
-        Returns:
-            Features ``(B, L, C)``, float32.
         """
         raise NotImplementedError
 
     def decode(self, features: Tensor) -> Tensor:
         """Features ``(B, L, C)`` to uint8 frames ``(B, H, W, 3)``."""
-        return self.rgb_decoder.to_rgb(features)
+        return self.rgb_decoder.to_rgb(features[:, : self.encoder.patch_tokens])
 
     def check_actions(self, actions: Tensor) -> None:
         """Raise ValueError unless ``actions`` is ``(B, k, A)`` with 1 <= k <= K."""
@@ -152,7 +165,7 @@ class WorldModel(nn.Module):
         save_json(folder / "config.json", config.to_dict())
 
 
-def save_encoder(folder: Path | str, config: WorldConfig, encoder: FeatureEncoder) -> None:
+def save_encoder(folder: Path | str, config: WorldConfig, encoder: StateEncoder) -> None:
     """Begin a world folder with its encoder alone, in float16; a folder that has this encoder is left as it is.
 
     Raises:
@@ -175,40 +188,58 @@ def _stored(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
 class RLAWorldModel(WorldModel):
     """RLA-WM: a flow generates the latent action, the autoencoder's decoder applies it (arXiv 2605.07079)."""
 
-    def __init__(self, config: WorldConfig, encoder: FeatureEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
+    def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
         super().__init__(config, encoder, rgb_decoder)
         if config.rla is None or config.flow is None:
             raise ValueError("an RLA world model needs the configs rla and flow; train those stages first")
         self.rla = RLA(config.rla, self.num_tokens, self.channels)
         self.flow = LatentFlow(
-            config.flow, self.num_tokens, self.channels, config.rla.latents, config.rla.latent_dim, self.action_dim
+            config.flow,
+            self.num_tokens,
+            self.channels,
+            config.rla.latents,
+            config.rla.latent_dim,
+            self.action_dim,
+            self.readings,
         )
         self.noise_shape = (config.rla.latents, config.rla.latent_dim)
 
+    def condition(
+        self, features: Tensor, actions: Tensor, lengths: Tensor | None = None
+    ) -> tuple[ResidualPrediction, FlowCondition]:
+        """Stage 1: states ``(B, L, C)`` and chunks ``(B, k, A)`` to what can be foretold of the latent action."""
+        foretold = self.flow.stage1(features, actions, lengths)
+        return foretold, self.flow.condition(foretold, self.rla.encode_residual(foretold.residual.float()))
+
     def predict(
         self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
-    ) -> Tensor:
+    ) -> Prediction:
         self.check_actions(actions)
         if noise is None:
             raise ValueError(f"a flow world model needs noise of shape (B, {self.rla.config.latents}, "
                              f"{self.rla.config.latent_dim}); draw it from a seeded generator")  # fmt: skip
-        return self.rla.decode(features, self.flow.sample(features, actions, noise, solver_steps)).float()
+        foretold, condition = self.condition(features, actions)
+        latent = self.flow.sample(condition, noise, solver_steps)
+        return Prediction(self.rla.decode(features, latent).float(), foretold.error.mean(dim=1))
 
 
 class RegressionWorldModel(WorldModel):
     """Deterministic prediction of features in the manner of DINO-WM (arXiv 2411.04983): the baseline."""
 
-    def __init__(self, config: WorldConfig, encoder: FeatureEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
+    def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
         super().__init__(config, encoder, rgb_decoder)
         if config.regression is None:
             raise ValueError("a regression world model needs the config regression; train that stage first")
-        self.regression = FeatureRegression(config.regression, self.num_tokens, self.channels, self.action_dim)
+        self.regression = FeatureRegression(
+            config.regression, self.num_tokens, self.channels, self.action_dim, self.readings
+        )
 
     def predict(
         self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
-    ) -> Tensor:
+    ) -> Prediction:
         self.check_actions(actions)
-        return self.regression(features, actions).float()
+        foretold = self.regression(features, actions)
+        return Prediction(features + foretold.residual.float(), foretold.error.mean(dim=1))
 
 
 DYNAMICS: dict[str, type[WorldModel]] = {"flow": RLAWorldModel, "regression": RegressionWorldModel}
@@ -270,7 +301,7 @@ def load_model(folder: Path, dynamics: str = "flow", device: torch.device | str 
     if dynamics not in DYNAMICS:
         raise ValueError(f"unknown dynamics {dynamics!r}; choose from {', '.join(DYNAMICS)}")
     config = read_config(folder)
-    model = DYNAMICS[dynamics](config, FeatureEncoder(config.encoder, load_weights=False))
+    model = DYNAMICS[dynamics](config, StateEncoder.from_config(config.encoder, config.proprioception))
     prefixes = {name for name, _ in model.named_children()}
     tensors = load_tensors(Path(folder) / "model.safetensors", prefixes)
     missing, unexpected = model.load_state_dict(tensors, strict=False)
@@ -291,10 +322,11 @@ def load_world(
     return World(load_model(folder, dynamics, device), demonstrations, folder)
 
 
-def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str = "cpu") -> FeatureEncoder:
-    """The frozen feature encoder of a world: uint8 frames ``(B, H, W, 3)`` to features ``(B, L, C)``."""
+def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str = "cpu") -> StateEncoder:
+    """The frozen state encoder of a world; see :meth:`world_models.state.StateEncoder.forward`."""
     folder = world_folder(name_or_path)
-    encoder = FeatureEncoder(read_config(folder).encoder, load_weights=False)
+    config = read_config(folder)
+    encoder = StateEncoder.from_config(config.encoder, config.proprioception)
     tensors = load_tensors(folder / "model.safetensors", {"encoder"})
     encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in tensors.items()})
     return encoder.to(device)

@@ -51,8 +51,11 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class ChunkPolicy(Protocol):
     """A policy as collection calls it. It is pickled into every worker, so heavy things load at the first call."""
 
-    def __call__(self, rgb: np.ndarray, step: int) -> np.ndarray:
-        """The chunk (K, A) or (K*A,) for a (size, size, 3) uint8 picture at chunk ``step`` of the episode."""
+    def __call__(self, rgb: np.ndarray, readings: np.ndarray, step: int) -> np.ndarray:
+        """The chunk (K, A) or (K*A,) for a picture (size, size, 3) uint8 and what the robot senses, at chunk ``step``.
+
+        ``readings`` is what :meth:`RobosuiteEnv.proprioception` gives.
+        """
         ...
 
 
@@ -193,7 +196,7 @@ def record_episode(env: RobosuiteEnv, behaviour: Behaviour, length: int) -> Reco
         state = env.simulator_state()
         for name, value in state.items():
             columns[f"simulator.{name}"][step] = value
-        columns["observation.state"][step] = [*state["eef_position"], *state["gripper_opening"]]
+        columns["observation.state"][step] = env.readings()
         success = env.is_success()
         actions[step] = behaviour.act(state)
         env.control_step(actions[step])
@@ -224,7 +227,7 @@ class PolicyBehaviour:
             self._start_steps -= 1
             return self._start_motion
         if len(self._chunk) == 0:
-            chunk = np.asarray(self._policy(self._env.render_frame(), self._chunks), np.float64)
+            chunk = np.asarray(self._policy(self._env.render_frame(), self._env.proprioception(), self._chunks), np.float64)
             self._chunk = chunk.reshape(-1, self._env.task.action_dim)
             self._chunks += 1
         action, self._chunk = self._chunk[0], self._chunk[1:]

@@ -98,6 +98,7 @@ class RobosuiteEnv(gym.Env[np.ndarray, np.ndarray]):
         self._renderer: OffscreenRenderer | None = OffscreenRenderer(self._model, self.task.camera)
         self._chunks = -1  # no episode yet
         self._control_steps = 0
+        self._previous_readings = np.zeros(4, np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -129,6 +130,7 @@ class RobosuiteEnv(gym.Env[np.ndarray, np.ndarray]):
         self._sim_env.reset()
         self._chunks = 0
         self._control_steps = 0
+        self._previous_readings = self.readings()
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -199,6 +201,16 @@ class RobosuiteEnv(gym.Env[np.ndarray, np.ndarray]):
             "state": np.concatenate([[data.time], data.qpos, data.qvel]),
         }
 
+    def readings(self) -> np.ndarray:
+        """What the robot itself senses, (4,) float32: hand position (x, y, z) and gripper opening in metres."""
+        state = self.simulator_state()
+        return np.array([*state["eef_position"], *state["gripper_opening"]], np.float32)
+
+    def proprioception(self) -> np.ndarray:
+        """:meth:`readings` and their change since the control step before, (8,) float32: what a world's state takes."""
+        readings = self.readings()
+        return np.concatenate([readings, readings - self._previous_readings])
+
     def close(self) -> None:
         """Frees the renderer and the simulation. Calling it twice does no harm."""
         if getattr(self, "_renderer", None) is not None:
@@ -221,6 +233,7 @@ class RobosuiteEnv(gym.Env[np.ndarray, np.ndarray]):
         return np.clip(array.astype(np.float64), -1.0, 1.0)
 
     def _advance(self, control: np.ndarray) -> None:
+        self._previous_readings = self.readings()
         full = np.zeros(self._sim_env.action_dim)
         full[:3] = control[:3]
         full[-1] = control[3]
@@ -235,8 +248,9 @@ class RobosuiteEnv(gym.Env[np.ndarray, np.ndarray]):
             return frame
         import torch
 
+        readings = torch.from_numpy(self.proprioception())[None] if self._encode.readings else None
         with torch.inference_mode():
-            features = self._encode(torch.from_numpy(frame)[None].to(self._device))
+            features = self._encode(torch.from_numpy(frame)[None].to(self._device), readings)
         return features[0].to("cpu", torch.float32).numpy()
 
     def _info(self) -> dict[str, Any]:

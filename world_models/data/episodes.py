@@ -100,6 +100,11 @@ class EpisodeDataset:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def columns(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one row of every numeric column, "action" included."""
+        return dict(self._shapes)
+
     def split(self, name: str) -> np.ndarray:
         """Indices of the episodes of a split, ascending, int64; `name` is "train", "validation" or "report".
 

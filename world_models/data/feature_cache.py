@@ -12,10 +12,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from world_models.checkpoint import save_json
-from world_models.features import FeatureEncoder
+from world_models.proprioception import with_change
+from world_models.state import StateEncoder
 
 if TYPE_CHECKING:
     from world_models.data.episodes import EpisodeDataset
+
+
+PROPRIOCEPTION = "observation.state"
+"""LeRobot's name of the column with the robot's own senses."""
 
 
 def episode_offsets(lengths: np.ndarray) -> np.ndarray:
@@ -35,9 +40,9 @@ def cache_frames(dataset: EpisodeDataset, folder: Path) -> np.ndarray:
 
 
 def cache_features(
-    dataset: EpisodeDataset, encoder: FeatureEncoder, folder: Path, *, batch_size: int = 128
+    dataset: EpisodeDataset, encoder: StateEncoder, folder: Path, *, batch_size: int = 128
 ) -> np.ndarray:
-    """Features of all frames as one memory-mapped array ``(F, L, C)`` float16, encoded once.
+    """States of all frames as one memory-mapped array ``(F, L, C)`` float16, encoded once.
 
     The file's name carries the fingerprints of the data and of the encoder's weights, so that neither can change
     under a cache. An interrupted pass goes on where it stopped.
@@ -45,14 +50,31 @@ def cache_features(
     frames = cache_frames(dataset, folder)
     path = Path(folder) / f"features-{dataset.fingerprint()}-{encoder.fingerprint()}.npy"
     shape = (dataset.num_frames, encoder.num_tokens, encoder.channels)
-    device = encoder.mean.device
 
     @torch.inference_mode()
-    def encode(_: int, span: slice) -> np.ndarray:
+    def encode(index: int, span: slice) -> np.ndarray:
         batches = torch.from_numpy(frames[span]).split(batch_size)
-        return torch.cat([encoder(batch.to(device)).cpu() for batch in batches]).half().numpy()
+        sensed = readings(dataset, index).split(batch_size) if encoder.readings else [None] * len(batches)
+        states = [encoder(batch.to(encoder.device), part).cpu() for batch, part in zip(batches, sensed, strict=True)]
+        return torch.cat(states).half().numpy()
 
     return _fill(path, shape, np.float16, dataset, "encode features", encode)
+
+
+def readings(dataset: EpisodeDataset, index: int) -> Tensor:
+    """Proprioceptive readings of an episode with their change, ``(T, 2 P)`` float32.
+
+    Raises:
+        ValueError: the dataset has no column ``observation.state``.
+    """
+    columns = dataset.episode(index).columns
+    if PROPRIOCEPTION not in columns:
+        raise ValueError(
+            f"{dataset.root} has no column {PROPRIOCEPTION}, so this world's states cannot be made of it; "
+            "train one with --no-proprioception"
+        )
+    values = torch.from_numpy(columns[PROPRIOCEPTION]).float().flatten(1)
+    return with_change(values, torch.arange(len(values)) == 0)
 
 
 def _fill(path: Path, shape: tuple[int, ...], dtype, dataset: EpisodeDataset, title: str, make) -> np.ndarray:
@@ -129,6 +151,36 @@ class Windows:
         # On the CPU, like the generator: the same seed draws the same windows on every device.
         weights = ((1 - motion_share) + motion_share * motion / motion.mean()).cpu()
         return cls(features, actions, starts, remaining, weights / weights.sum())
+
+    def sample_sequence(
+        self, batch: int, horizon: int, chunks: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw runs of several full chunks.
+
+        Args:
+            batch: runs B.
+            horizon: frames H in a chunk.
+            chunks: chunks M in a run.
+            generator: source of randomness, on the CPU.
+
+        Returns:
+            First states ``(B, L, C)`` float32, actions ``(B, M, H, A)``, states after the last chunk ``(B, L, C)``.
+
+        Raises:
+            ValueError: no episode is that long.
+        """
+        span = chunks * horizon
+        long_enough = self.remaining >= span
+        if not bool(long_enough.any()):
+            raise ValueError(f"no episode has {span} frames after one; lower the number of chunks ({chunks})")
+        first = self.starts[torch.multinomial(self.weights * long_enough, batch, replacement=True, generator=generator)]
+        frames = (first[:, None] + torch.arange(span)).view(batch, chunks, horizon)
+        device = self.features.device
+        return (
+            self.features[first.to(device)].float(),
+            self.actions[frames.to(device)],
+            self.features[(first + span).to(device)].float(),
+        )
 
     def sample(
         self, batch: int, horizon: int, generator: torch.Generator, *, full_share: float = 0.5

@@ -1,0 +1,94 @@
+"""How wrong imagined states are, episode by episode: in tokens, in centimetres, in what became of the grasp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.probes import AttentiveProbe
+from world_models.data.episodes import EpisodeDataset
+
+QUANTITIES = {"cube": slice(0, 3), "eef": slice(3, 6), "gripper": slice(6, 7)}
+COLUMNS = ("simulator.cube_position", "simulator.eef_position", "simulator.gripper_opening")
+LIFTED_METRES = 0.02  # success in robosuite: the centre 4 cm above the table, and a cube at rest has it at 2 cm
+
+
+@dataclass(frozen=True)
+class RolloutErrors:
+    """Errors of E imagined episodes after each of M chunks.
+
+    Attributes:
+        token: mean absolute error of a number of the state ``(E, M)``.
+        persistence: the same of predicting no change since the first frame ``(E, M)``.
+        still: error, and persistence's, over the quarter of the tokens that moved least, two of ``(E, M)``.
+        centimetres: of each quantity, distance ``(E, M)`` between what a probe reads and the simulator's truth.
+        spread_ratio: spread over episodes of imagined states over that of real ones ``(M,)``.
+        lifted: whether the probe sees the cube lifted after the last chunk ``(E,)`` bool.
+        uncertainty: the model's own expectation of ``token`` ``(E, M)``, where it has one.
+    """
+
+    token: np.ndarray
+    persistence: np.ndarray
+    still: tuple[np.ndarray, np.ndarray]
+    centimetres: dict[str, np.ndarray]
+    spread_ratio: np.ndarray
+    lifted: np.ndarray
+    uncertainty: np.ndarray | None = None
+
+
+def rollout_errors(
+    imagined: Tensor, real: Tensor, start: Tensor, truth: Tensor, probe: AttentiveProbe, uncertainty: Tensor | None = None
+) -> RolloutErrors:
+    """Compare a roll-out with what happened.
+
+    Args:
+        imagined, real: states ``(E, M, L, C)`` after each chunk.
+        start: first states ``(E, L, C)``.
+        truth: simulator states ``(E, M, 7)`` as :func:`simulator_states` gives them.
+        probe: reads those out of states.
+        uncertainty: ``(E, M)`` or None.
+    """
+    error = (imagined - real).abs().mean(dim=3)
+    motion = (start[:, None] - real).abs().mean(dim=3)
+    least = motion.argsort(dim=2)[:, :, : motion.shape[2] // 4]
+    read = torch.stack([probe(states) for states in imagined.unbind(dim=1)], dim=1)
+    return RolloutErrors(
+        token=error.mean(dim=2).numpy(),
+        persistence=motion.mean(dim=2).numpy(),
+        still=(error.gather(2, least).mean(dim=2).numpy(), motion.gather(2, least).mean(dim=2).numpy()),
+        centimetres={
+            name: (read[:, :, part] - truth[:, :, part]).norm(dim=2).numpy() * 100 for name, part in QUANTITIES.items()
+        },
+        spread_ratio=(imagined.std(dim=0).mean(dim=(1, 2)) / real.std(dim=0).mean(dim=(1, 2))).numpy(),
+        lifted=((read[:, -1, 2] - probe(start)[:, 2]) > LIFTED_METRES).numpy(),
+        uncertainty=None if uncertainty is None else uncertainty.numpy(),
+    )
+
+
+def simulator_states(dataset: EpisodeDataset) -> Tensor:
+    """Cube xyz, end-effector xyz and gripper opening of every frame, ``(F, 7)`` in metres.
+
+    Raises:
+        ValueError: the dataset has no such columns.
+    """
+    parts = []
+    for index in range(len(dataset)):
+        columns = dataset.episode(index).columns
+        missing = [name for name in COLUMNS if name not in columns]
+        if missing:
+            raise ValueError(
+                f"{dataset.root} has no column {missing[0]}; fidelity in centimetres needs data from `rla-gym collect`"
+            )
+        parts.append(np.concatenate([columns[name].reshape(len(columns[name]), -1) for name in COLUMNS], axis=1))
+    return torch.from_numpy(np.concatenate(parts)).float()
+
+
+def worst_tenth_auroc(error: np.ndarray, uncertainty: np.ndarray) -> float:
+    """Chance that a prediction of the worst tenth got a higher uncertainty than one of the others."""
+    worst = error >= np.quantile(error, 0.9)
+    ranks = uncertainty.ravel().argsort().argsort() + 1.0
+    positives, negatives = int(worst.sum()), int((~worst).sum())
+    return float((ranks[worst.ravel()].sum() - positives * (positives + 1) / 2) / (positives * negatives))
