@@ -102,7 +102,9 @@ def run(config: FidelityConfig) -> list[Row]:
     pictured: Tensor | None = None
     for folder in folders:
         models = {name: load_model(folder, name) for name in ("flow", "regression")}
-        features = torch.from_numpy(cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache"))
+        features = torch.from_numpy(
+            cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache")
+        )
         probe = fit_probe(*_training_rows(dataset, features, states), config.probe)
         held_out = _held_out(config, dataset, features, states, models["flow"].chunk_length)
         floors.append(_probe_floor(config, dataset, probe, features, states))

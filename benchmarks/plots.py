@@ -58,6 +58,25 @@ def save_film_strip(real: list[np.ndarray], dream: list[np.ndarray], titles: lis
     _save(figure, path)
 
 
+def plot_accuracy_against_compute(rows: list[Row], path: Path) -> None:
+    """Validation error of the flow over 1 and 6 chunks against the training arithmetic of its stage, a dot per world."""
+    value = {(row.method, row.setting, row.metric): row.value for row in rows}
+    methods = list(dict.fromkeys(row.method for row in rows))
+    metrics = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric.startswith("token_l1")]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(5.5 * len(metrics), 4), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for method in methods:
+            if (method, "flow", metric) not in value:
+                continue
+            spent = value[method, "flow", "training_petaflop"]
+            axis.plot(spent, value[method, "flow", metric], "o", label=method)
+        axis.set(xscale="log", xlabel="training of the flow, 1e15 FLOP", ylabel=metric.replace("_", " "))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, -1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.tight_layout()
+    _save(figure, path)
+
+
 def plot_success(rows: list[Row], path: Path) -> None:
     """Success in the simulator per method, with 95 % intervals; dots: training seeds, diamonds: in the dream."""
     pooled = [row for row in rows if row.metric == "success_rate" and "seed=" not in row.setting]

@@ -40,7 +40,12 @@ class RolloutErrors:
 
 
 def rollout_errors(
-    imagined: Tensor, real: Tensor, start: Tensor, truth: Tensor, probe: AttentiveProbe, uncertainty: Tensor | None = None
+    imagined: Tensor,
+    real: Tensor,
+    start: Tensor,
+    truth: Tensor,
+    probe: AttentiveProbe,
+    uncertainty: Tensor | None = None,
 ) -> RolloutErrors:
     """Compare a roll-out with what happened.
 

@@ -16,7 +16,8 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
   train DATA --out WORLD   turn a folder of episodes into a world
   agent bc|ppo|sb3|blind   train a policy on a world's demonstrations or in its dream
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|transfer  measure a world, or what its policies are worth in the simulator
+  bench fidelity|ablation|transfer
+                           measure a world, compare recipes, or what policies are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
   demo                     clone, train in the dream, judge in the simulator: minutes
 """
@@ -93,12 +94,17 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _bench(arguments: list[str]) -> None:
-    name, rest = _choose("bench", arguments, ("fidelity", "transfer"))
+    name, rest = _choose("bench", arguments, ("fidelity", "ablation", "transfer"))
     if name == "fidelity":
         from benchmarks.fidelity import FidelityConfig
         from benchmarks.fidelity import run as run_fidelity
 
         run_fidelity(_configure(FidelityConfig, rest, "data"))
+    elif name == "ablation":
+        from benchmarks.ablation import AblationConfig
+        from benchmarks.ablation import run as run_ablation
+
+        run_ablation(_configure(AblationConfig, rest, "worlds"))
     else:
         from benchmarks.transfer import TransferConfig
         from benchmarks.transfer import run as run_transfer

@@ -12,6 +12,7 @@ from world_models.data.episodes import EpisodeDataset, EpisodeWriter
 def write_moving_square(root: Path, *, episodes: int = 20, length: int = 24, size: int = 32) -> EpisodeDataset:
     """Write the dataset; the square's position rides along in the columns that evaluation reads."""
     columns: dict[str, tuple[int, ...]] = {
+        "observation.state": (2,),
         "next.success": (1,),
         "simulator.cube_position": (3,),
         "simulator.eef_position": (3,),
@@ -38,6 +39,7 @@ def write_moving_square(root: Path, *, episodes: int = 20, length: int = 24, siz
         writer.write(
             index, np.stack(frames), actions,
             {
+                "observation.state": position[:, :2],
                 "next.success": np.repeat([[False], [success]], [length - 1, 1], axis=0),
                 "simulator.cube_position": position,
                 "simulator.eef_position": position,

@@ -21,10 +21,11 @@ from tests.conftest import tiny_config
 from tests.synthetic_dataset import write_moving_square
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets
+from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets, readings
 from world_models.distillation import DistillationConfig
 from world_models.features import FeatureEncoder
 from world_models.optimisation import OptimisationConfig, optimise
+from world_models.state import StateEncoder
 from world_models.train import TrainConfig, train
 from world_models.world_model import load_encoder, load_world
 
@@ -44,7 +45,7 @@ def tiny_training(data: Path, out: Path, iterations: int = 12) -> TrainConfig:
         data, out, demonstrations=4, device="cpu", threads=1, encoder=config.encoder,
         distillation=DistillationConfig(optimisation=schedule), rla=config.rla, flow=config.flow,
         regression=config.regression, rgb_decoder=config.rgb_decoder, rla_optimisation=schedule,
-        flow_optimisation=schedule, regression_optimisation=schedule, rgb_optimisation=schedule,
+        flow_optimisation=schedule, regression_optimisation=schedule, rgb_optimisation=schedule, pushed_chunks=1,
     )  # fmt: skip
 
 
@@ -58,6 +59,7 @@ def test_train_writes_a_world_that_loads_and_a_second_run_changes_nothing(
         world = load_world(tmp_path / "world", dynamics=dynamics)
         assert len(world.demonstrations) == 4
         assert world.model.config.instruction == "move the square"
+        assert world.model.num_tokens == 17
     card = (tmp_path / "world" / "README.md").read_text()
     assert "20 episodes" in card
     assert "| flow | 12 |" in card
@@ -136,15 +138,17 @@ def test_training_survives_kill_minus_nine(dataset: EpisodeDataset, tmp_path: Pa
 
 def test_cache_is_keyed_by_data_and_encoder(dataset: EpisodeDataset, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    encoder = FeatureEncoder(tiny_config().encoder)
+    encoder = StateEncoder(FeatureEncoder(tiny_config().encoder), proprioception=2)
     features = cache_features(dataset, encoder, tmp_path)
-    assert features.shape == (dataset.num_frames, 16, 8)
+    assert features.shape == (dataset.num_frames, 17, 8)
     assert features.dtype == np.float16
     frames = cache_frames(dataset, tmp_path)
-    np.testing.assert_allclose(features[3:5], encoder(torch.from_numpy(frames[3:5])).numpy(), atol=5e-3, rtol=5e-3)
+    np.testing.assert_allclose(
+        features[3:5], encoder(torch.from_numpy(frames[3:5]), readings(dataset, 0)[3:5]).numpy(), atol=5e-3, rtol=5e-3
+    )
     files = set(tmp_path.glob("features-*"))
     with torch.no_grad():
-        encoder.mean.add_(1)
+        encoder.visual.mean.add_(1)
     shifted = cache_features(dataset, encoder, tmp_path)
     assert len(set(tmp_path.glob("features-*")) - files) == 1
     assert abs(float(shifted.astype(np.float32).mean() - features.astype(np.float32).mean())) > 0.5
@@ -185,6 +189,26 @@ def test_windows_stay_inside_their_episode(dataset: EpisodeDataset) -> None:
         n = int(lengths[row])
         assert torch.equal(chunk[row, :n, 0].long(), torch.arange(int(first[row]), int(first[row]) + n))
         assert chunk[row, n:].eq(0).all()
+
+
+def test_runs_of_chunks_are_whole(dataset: EpisodeDataset) -> None:
+    offsets = episode_offsets(dataset.lengths)
+    features = torch.arange(dataset.num_frames).view(-1, 1, 1).float().half().expand(-1, 16, 8)
+    actions = torch.arange(dataset.num_frames).view(-1, 1).float().expand(-1, 4)
+    windows = Windows.over(features, actions, offsets, dataset.split("train"))
+    states, run, later = windows.sample_sequence(64, 4, 3, torch.Generator().manual_seed(0))
+    assert run.shape == (64, 3, 4, 4)
+    first = states[:, 0, 0].long()
+    assert torch.equal(run[..., 0].flatten(1).long(), first[:, None] + torch.arange(12))
+    assert torch.equal(later[:, 0, 0].long(), first + 12)
+    assert bool((first % 24 + 12 < 24).all())
+    with pytest.raises(ValueError, match="no episode has 40 frames"):
+        windows.sample_sequence(1, 8, 5, torch.Generator())
+
+
+def test_a_world_can_do_without_proprioception(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    train(replace(tiny_training(dataset.root, tmp_path, iterations=2), proprioception=False, pushed_chunks=0))
+    assert load_world(tmp_path).model.num_tokens == 16
 
 
 def test_data_without_success_is_refused_before_work_starts(tmp_path: Path) -> None:

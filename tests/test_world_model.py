@@ -13,10 +13,13 @@ from safetensors.torch import save_file
 from tests.conftest import tiny_config
 from world_models.data.demonstrations import Demonstrations
 from world_models.features import EncoderConfig, FeatureEncoder
+from world_models.mixer import Mixer
 from world_models.open_loop import open_loop
+from world_models.proprioception import ProprioceptionToken, tile, untile, with_change
 from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
 from world_models.rla import RLA, RLAConfig
 from world_models.samplers import euler
+from world_models.state import StateEncoder
 from world_models.world_model import RLAWorldModel, load_encoder, load_model, load_world, world_folder
 
 
@@ -29,9 +32,11 @@ def test_predict_and_decode_shapes(tiny_world_folder: Path, dynamics: str) -> No
     assert features.dtype == torch.float32
     noise = torch.randn(3, *model.noise_shape) if model.noise_shape else None
     for length in (1, 8):
-        predicted = model.predict(features, torch.rand(3, length, 4), noise)
+        predicted, uncertainty = model.predict(features, torch.rand(3, length, 4), noise)
         assert predicted.shape == features.shape
         assert not torch.equal(predicted, features)
+        assert uncertainty.shape == (3,)
+        assert bool((uncertainty > 0).all())
     frames = model.decode(features)
     assert frames.shape == (3, 32, 32, 3)
     assert frames.dtype == torch.uint8
@@ -40,11 +45,11 @@ def test_predict_and_decode_shapes(tiny_world_folder: Path, dynamics: str) -> No
 def test_prediction_depends_on_noise_and_actions_and_on_nothing_else(tiny_world_folder: Path) -> None:
     model = load_model(tiny_world_folder)
     features, actions, noise = torch.randn(2, 16, 8), torch.rand(2, 8, 4), torch.randn(2, 4, 4)
-    first = model.predict(features, actions, noise)
-    assert torch.equal(first, model.predict(features, actions, noise))
-    assert not torch.equal(first, model.predict(features, actions, noise + 1))
-    assert not torch.equal(first, model.predict(features, -actions, noise))
-    alone = model.predict(features[1:], actions[1:], noise[1:])
+    first = model.predict(features, actions, noise).features
+    assert torch.equal(first, model.predict(features, actions, noise).features)
+    assert not torch.equal(first, model.predict(features, actions, noise + 1).features)
+    assert not torch.equal(first, model.predict(features, -actions, noise).features)
+    alone = model.predict(features[1:], actions[1:], noise[1:]).features
     torch.testing.assert_close(first[1:], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -73,7 +78,9 @@ def test_half_precision_on_disk_stays_close(tiny_world_folder: Path, tmp_path: P
     model.save(tmp_path / "half", torch.float16)
     half = load_model(tmp_path / "half")
     arguments = torch.randn(2, 16, 8), torch.rand(2, 8, 4), torch.randn(2, 4, 4)
-    torch.testing.assert_close(half.predict(*arguments), model.predict(*arguments), atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(
+        half.predict(*arguments).features, model.predict(*arguments).features, atol=2e-2, rtol=1e-2
+    )
     assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.7 * (
         tiny_world_folder / "model.safetensors"
     ).stat().st_size
@@ -95,7 +102,7 @@ def test_unknown_world_and_other_format_are_named(tmp_path: Path, tiny_world_fol
         load_world(tiny_world_folder, dynamics="magic")
     config = json.loads((tiny_world_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(ValueError, match="format 1"):
+    with pytest.raises(ValueError, match="format 2"):
         load_model(tmp_path)
 
 
@@ -144,11 +151,80 @@ def test_unknown_backbone_and_missing_checkpoint_are_named(tmp_path: Path) -> No
         FeatureEncoder(EncoderConfig(checkpoint=str(tmp_path / "none.pth")))
 
 
-def test_autoencoder_starts_as_persistence() -> None:
-    rla = RLA(RLAConfig(latents=4, latent_dim=4, width=16, encoder_depth=1, decoder_depth=1, heads=2), 16, 8)
-    states, later = torch.randn(2, 16, 8), torch.randn(2, 16, 8)
-    assert rla.encode(states, later).shape == (2, 4, 4)
-    assert torch.equal(rla(states, later), states)
+def test_autoencoder_finds_what_moves_and_rests_at_zero() -> None:
+    torch.manual_seed(0)
+    rla = RLA(RLAConfig(latents=4, latent_dim=4, width=16, depth=1), 16, 8)
+    # Residuals of 16 dimensions inside the 128 of a state: as many as the latent action has.
+    motions = torch.randn(300, 16) @ torch.randn(16, 128)
+    rla.fit_components(motions[:200].view(-1, 16, 8))
+    states = torch.randn(100, 16, 8)
+    later = states + motions[200:].view(-1, 16, 8)
+    assert rla.encode(states, later).shape == (100, 4, 4)
+    torch.testing.assert_close(rla(states, later), later, atol=1e-3, rtol=1e-3)
+    assert rla.encode(states, states).eq(0).all()
+    assert torch.equal(rla(states, states), states)
+    # Orthonormal: an error of the latent action is the error of the state.
+    noise = torch.randn(100, 4, 4)
+    shifted = rla.decode(states, noise) - states
+    torch.testing.assert_close(shifted.flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1))
+    with pytest.raises(ValueError, match="more than the 16 numbers"):
+        RLA(RLAConfig(latents=8, latent_dim=4), 2, 8)
+
+
+@pytest.mark.parametrize("mixing", ["positions", "attention"])
+def test_mixers_start_alike_and_follow_their_condition(mixing: str) -> None:
+    torch.manual_seed(0)
+    mixer = Mixer(6, 5, 32, 2, modulated=True, mixing=mixing)  # type: ignore[arg-type]
+    tokens, condition = torch.randn(3, 6, 5), torch.randn(3, 32)
+    assert torch.equal(mixer(tokens, condition), mixer(tokens, -condition))  # gates are closed at first
+    for parameter in mixer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    assert not torch.allclose(mixer(tokens, condition), mixer(tokens, -condition))
+    changed = tokens.clone()
+    changed[:, 0] += torch.randn(5)
+    assert bool((mixer(changed, condition) - mixer(tokens, condition))[:, 1:].abs().amax(dim=2).gt(0).all())
+    with pytest.raises(ValueError, match="unknown mixing"):
+        Mixer(6, 5, 32, 1, mixing="magic")  # type: ignore[arg-type]
+
+
+def test_proprioception_fills_a_token_and_comes_back() -> None:
+    readings = torch.randn(50, 6) * 3 + 1
+    token = ProprioceptionToken(3, 20)
+    token.fit(readings)
+    made = token(readings)
+    assert made.shape == (50, 1, 20)
+    torch.testing.assert_close(untile(made, 6), (readings - readings.mean(dim=0)) / readings.std(dim=0))
+    assert made[..., 18:].eq(0).all()
+    torch.testing.assert_close(tile(untile(made, 6), 20), made)
+    with pytest.raises(ValueError, match=r"takes \(B, 6\)"):
+        token(readings[:, :3])
+    with pytest.raises(ValueError, match="do not fit 8 channels"):
+        ProprioceptionToken(5, 8)
+
+
+def test_nothing_has_changed_where_an_episode_begins() -> None:
+    readings = torch.tensor([[1.0], [3.0], [10.0], [11.0]])
+    changes = with_change(readings, torch.tensor([True, False, True, False]))
+    assert changes[:, 1].tolist() == [0.0, 2.0, 0.0, 1.0]
+
+
+def test_a_sensing_world_wants_readings_and_a_seeing_one_does_not(
+    tiny_world_folder: Path, sensing_world_folder: Path
+) -> None:
+    rgb, readings = torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.randn(2, 8)
+    seeing, sensing = load_model(tiny_world_folder), load_model(sensing_world_folder)
+    assert (seeing.num_tokens, sensing.num_tokens) == (16, 17)
+    state = sensing.encode(rgb, readings)
+    assert state.shape == (2, 17, 8)
+    assert torch.equal(state[:, :16], seeing.encode(rgb))
+    noise = torch.randn(2, *sensing.noise_shape)  # type: ignore[misc]
+    assert sensing.predict(state, torch.rand(2, 8, 4), noise).features.shape == (2, 17, 8)
+    assert sensing.decode(state).shape == (2, 32, 32, 3)
+    with pytest.raises(ValueError, match=r"give \(B, 8\) values"):
+        sensing.encode(rgb)
+    with pytest.raises(ValueError, match="video alone"):
+        seeing.encode(rgb, readings)
+    assert load_encoder(sensing_world_folder).fingerprint() != load_encoder(tiny_world_folder).fingerprint()
 
 
 def test_euler_is_exact_for_a_straight_flow_and_converges_for_a_curved_one() -> None:
@@ -164,23 +240,26 @@ def test_euler_is_exact_for_a_straight_flow_and_converges_for_a_curved_one() -> 
 
 def test_padded_steps_of_a_chunk_do_not_matter() -> None:
     torch.manual_seed(0)
-    config = tiny_config()
-    model = RLAWorldModel(config, FeatureEncoder(config.encoder))
-    actions = torch.rand(2, 8, 4)
+    config = tiny_config(proprioception=2)
+    model = RLAWorldModel(config, StateEncoder(FeatureEncoder(config.encoder), 2))
+    actions, readings = torch.rand(2, 8, 4), torch.randn(2, 4)
     lengths = torch.tensor([3, 8])
     changed = actions.clone()
     changed[0, 3:] = 7.0
-    encode = model.flow.chunk_encoder
-    torch.testing.assert_close(encode(actions, lengths), encode(changed, lengths))
-    torch.testing.assert_close(encode(actions, lengths)[0], encode(actions[:1, :3])[0])
+    encode = model.flow.stage1.chunk_encoder
+    for one, other in zip(encode(actions, lengths, readings), encode(changed, lengths, readings), strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in zip(encode(actions, lengths, readings), encode(actions[:1, :3], None, readings[:1]), strict=True):
+        torch.testing.assert_close(one[:1], other)
 
 
 def test_open_loop_feeds_predictions_back(tiny_world_folder: Path) -> None:
     model = load_model(tiny_world_folder, "regression")
     features, actions = torch.randn(2, 16, 8), torch.rand(2, 3, 8, 4)
-    states = open_loop(model, features, actions)
+    states, uncertainty = open_loop(model, features, actions)
     assert states.shape == (2, 3, 16, 8)
-    torch.testing.assert_close(states[:, 2], model.predict(states[:, 1], actions[:, 2]))
+    assert uncertainty.shape == (2, 3)
+    torch.testing.assert_close(states[:, 2], model.predict(states[:, 1], actions[:, 2]).features)
 
 
 def test_demonstrations_hold_their_last_frame_and_round_trip(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ class ActionChunkEncoder(nn.Module):
         if readings is None:
             return embedding, None
         foretold = readings + self.foretell(last)
-        return embedding + self.waves(torch.cat([self._waves(readings), self._waves(foretold.detach())], dim=1)), foretold
+        return embedding + self.waves(
+            torch.cat([self._waves(readings), self._waves(foretold.detach())], dim=1)
+        ), foretold
 
     def _waves(self, readings: Tensor) -> Tensor:
         angles = (readings[..., None] * self.frequencies).flatten(1)

@@ -24,6 +24,8 @@ def write_model_card(folder: Path) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in data["kinds"].items())
     splits = ", ".join(f"{count} {split}" for split, count in data["splits"].items())
     channels = f"projected to {config.encoder.channels} channels" if config.encoder.channels else "as they are"
+    count = config.proprioception
+    sensed = f", and one token of {count} proprioceptive readings and their change" if count else ""
     parts = [
         f"""# World: {config.task}
 
@@ -31,7 +33,7 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
 (Residual Latent Actions and flow matching, arXiv 2605.07079).
 
 - **State**: tokens of the frozen timm backbone `{config.encoder.backbone}` at {config.encoder.image_size} px,
-  {channels}, standardised per channel.
+  {channels}, standardised per channel{sensed}.
 - **Actions**: {", ".join(config.action_names)}, each in [-1, 1]; chunks of up to {config.chunk_length} steps at
   {config.fps} Hz.
 - **Data**: {data["episodes"]} episodes, {data["frames"]} frames ({kinds}), {data["successful"]} successful; split by
@@ -62,7 +64,9 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
 def _stages(metrics: dict[str, dict[str, float]]) -> str:
     rows = []
     for stage, scalars in metrics.items():
-        shown = {key: value for key, value in scalars.items() if key not in {"seconds", "iterations"}}
+        shown = {
+            key: value for key, value in scalars.items() if key not in {"seconds", "iterations", "training_petaflop"}
+        }
         values = ", ".join(f"{key} {value:.3f}" for key, value in shown.items()) or "not measured"
         minutes = f"{scalars['seconds'] / 60:.1f}" if "seconds" in scalars else "-"
         rows.append(f"| {stage} | {int(scalars.get('iterations', 0))} | {minutes} | {values} |")

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -81,7 +83,8 @@ def optimise(
         validate: called with averaged weights in place; returns scalars to log.
 
     Returns:
-        The last validation's scalars (empty without ``validate``), with ``seconds`` and ``iterations``.
+        The last validation's scalars (empty without ``validate``), with ``seconds``, ``iterations`` and
+        ``training_petaflop``, the arithmetic of all iterations in 1e15 operations, counted on one of them.
 
     Raises:
         ValueError: the folder holds this stage trained with another config or on other inputs.
@@ -119,10 +122,12 @@ def optimise(
         rate = learning_rate_at(config, iteration)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
-            value = loss(generator)
+        last = iteration + 1 == config.iterations
         optimiser.zero_grad(set_to_none=True)
-        value.backward()
+        with FlopCounterMode(display=False) if last else nullcontext() as counter:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
+                value = loss(generator)
+            value.backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         optimiser.step()
         decay = min(config.ema_decay, (iteration + 1) / (iteration + 10))
@@ -132,7 +137,6 @@ def optimise(
                     average[key_].lerp_(tensor, 1 - decay)
                 else:
                     average[key_].copy_(tensor)
-        last = iteration + 1 == config.iterations
         save = last or time.monotonic() - saved > config.checkpoint_seconds
         if iteration % 20 == 0 or save:
             current = float(value.detach())
@@ -151,7 +155,10 @@ def optimise(
             saved = time.monotonic()
             elapsed = spent + saved - began
             if last:
+                assert counter is not None
+                arithmetic = counter.get_total_flops() * config.iterations / 1e15
                 metrics = {**metrics, "seconds": elapsed, "iterations": float(config.iterations)}
+                metrics["training_petaflop"] = arithmetic
             _save(path, identity, iteration + 1, elapsed, metrics, module, average, optimiser)
     writer.close()
     module.load_state_dict(average)

@@ -29,7 +29,9 @@ class ProprioceptionToken(nn.Module):
     def __init__(self, size: int, channels: int) -> None:
         super().__init__()
         if not 1 <= size <= channels // 2:
-            raise ValueError(f"{size} proprioceptive readings do not fit {channels} channels; keep at most half as many")
+            raise ValueError(
+                f"{size} proprioceptive readings do not fit {channels} channels; keep at most half as many"
+            )
         self.size, self.channels = size, channels
         self.register_buffer("mean", torch.zeros(2 * size))
         self.register_buffer("std", torch.ones(2 * size))

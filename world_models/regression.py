@@ -60,9 +60,7 @@ class FeatureRegression(nn.Module):
         super().__init__()
         self.config, self.readings = config, readings
         self.chunk_encoder = ActionChunkEncoder(action_dim, config.width, readings)
-        self.mixer = Mixer(
-            num_tokens, channels, config.width, config.depth, modulated=True, mixing=config.mixing
-        )
+        self.mixer = Mixer(num_tokens, channels, config.width, config.depth, modulated=True, mixing=config.mixing)
         self.residual_out = zero_linear(config.width, channels)
         self.error_out = zero_linear(config.width, 1)
 

@@ -56,7 +56,9 @@ class RLA(nn.Module):
         self.config = config
         size, latent_size = num_tokens * channels, config.latents * config.latent_dim
         if latent_size > size:
-            raise ValueError(f"{config.latents} x {config.latent_dim} latents are more than the {size} numbers of a state")
+            raise ValueError(
+                f"{config.latents} x {config.latent_dim} latents are more than the {size} numbers of a state"
+            )
         self.register_buffer("components", torch.zeros(size, latent_size))
         self.decoder = Mixer(num_tokens, 2 * channels, config.width, config.depth, mixing=config.mixing)
         self.detail_out = zero_linear(config.width, channels)

@@ -48,7 +48,6 @@ from world_models.world_model import (
     save_encoder,
 )
 
-
 COMPONENT_PAIRS = 20_000
 """Pairs of frames that the autoencoder's components are computed from."""
 LATENT_NOISE = 0.5
@@ -187,7 +186,9 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     metrics["rla"] = train_rla(flow_world.rla, data, config.rla_optimisation, stages, key)
     pushed = config.pushed_chunks
     metrics["flow"] = train_flow(flow_world, data, config.flow_optimisation, stages, key, pushed)
-    metrics["regression"] = train_regression(regression_world, data, config.regression_optimisation, stages, key, pushed)
+    metrics["regression"] = train_regression(
+        regression_world, data, config.regression_optimisation, stages, key, pushed
+    )
     metrics["rgb_decoder"] = train_rgb_decoder(flow_world.rgb_decoder, data, config.rgb_optimisation, stages, key)
 
     # fp16 halves the file; the world that is measured is the one that is read back.

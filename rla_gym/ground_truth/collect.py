@@ -227,7 +227,9 @@ class PolicyBehaviour:
             self._start_steps -= 1
             return self._start_motion
         if len(self._chunk) == 0:
-            chunk = np.asarray(self._policy(self._env.render_frame(), self._env.proprioception(), self._chunks), np.float64)
+            chunk = np.asarray(
+                self._policy(self._env.render_frame(), self._env.proprioception(), self._chunks), np.float64
+            )
             self._chunk = chunk.reshape(-1, self._env.task.action_dim)
             self._chunks += 1
         action, self._chunk = self._chunk[0], self._chunk[1:]
