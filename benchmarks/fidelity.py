@@ -98,13 +98,12 @@ def run(config: FidelityConfig) -> list[Row]:
     folders = [world_folder(name) for name in config.world]
     bench = _Bench(config, load_model(folders[0]).config.task, len(folders))
     table: Table = {}
+    cache = config.cache or config.data / "cache"
     floors: list[dict[str, tuple[float, float]]] = []
     pictured: Tensor | None = None
     for folder in folders:
         models = {name: load_model(folder, name) for name in ("flow", "regression")}
-        features = torch.from_numpy(
-            cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache")
-        )
+        features = torch.from_numpy(cache_features(dataset, load_encoder(folder), cache))
         probe = fit_probe(*_training_rows(dataset, features, states), config.probe)
         held_out = _held_out(config, dataset, features, states, models["flow"].chunk_length)
         floors.append(_probe_floor(config, dataset, probe, features, states))
@@ -114,8 +113,8 @@ def run(config: FidelityConfig) -> list[Row]:
                 pictured = imagined
 
     bench.add_probe_rows(floors, int(sum(dataset.lengths[i] for i in dataset.split(config.split))))
-    for method, errors in table.items():
-        bench.add_rows(method, errors, held_out)
+    for method, of_worlds in table.items():
+        bench.add_rows(method, of_worlds, held_out)
     write_rows(config.out, bench.rows)
     if config.out == folders[0] / "fidelity.json":
         write_model_card(folders[0])
@@ -123,7 +122,7 @@ def run(config: FidelityConfig) -> list[Row]:
     assert pictured is not None
     model = load_model(folders[0])
     shown = [k for kind in dict.fromkeys(held_out.kinds) for k in np.flatnonzero(held_out.kinds == kind)[:1]][:4]
-    frames = cache_frames(dataset, config.cache or config.data / "cache")
+    frames = cache_frames(dataset, cache)
     save_film_strip(
         [frames[held_out.frames[k].numpy()] for k in shown],
         [model.decode(torch.cat([held_out.start[k : k + 1], pictured[k]])).numpy() for k in shown],
@@ -277,7 +276,7 @@ class _Bench:
                     low, high = wilson_interval(int(hits.sum()), hits.size)
                     self.rows[-1] = replace(self.rows[-1], low=low, high=high)
             if not kind and len(rates) == 2:
-                self.add(method, "grasp_balanced_accuracy", setting, 1 - sum(rates) / 2, 1 - sum(samples) / 2,
+                self.add(method, "grasp_balanced_accuracy", setting, 1 - sum(rates) / 2, 1 - np.mean(samples, axis=0),
                          len(lifted), "fraction")  # fmt: skip
 
     def _add_uncertainty_rows(self, method: str, worlds: list[RolloutErrors]) -> None:

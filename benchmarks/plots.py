@@ -59,7 +59,7 @@ def save_film_strip(real: list[np.ndarray], dream: list[np.ndarray], titles: lis
 
 
 def plot_accuracy_against_compute(rows: list[Row], path: Path) -> None:
-    """Validation error of the flow over 1 and 6 chunks against the training arithmetic of its stage, a dot per world."""
+    """Validation error of the flow over 1 and 6 chunks against its training arithmetic, a dot per world."""
     value = {(row.method, row.setting, row.metric): row.value for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
     metrics = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric.startswith("token_l1")]
