@@ -67,8 +67,8 @@ class TrainConfig:
         task: name of the task; the environment id is ``RLAWM-<task>-v0``.
         chunk_length: most actions in a chunk.
         proprioception: put the dataset's column ``observation.state`` into the state, where it has one.
-        pushed_chunks: the world model trains a quarter of the time on states it predicted itself, up to this many chunks on
-            (the pushforward trick, arXiv 2202.03376), so that roll-outs stay where it knows its way; 0 for never.
+        pushed_chunks: the world model trains a quarter of the time on states that it predicted itself, up to this many
+            chunks on (the pushforward trick, arXiv 2202.03376), so that roll-outs stay where it knows its way; 0 for never.
         demonstrations: successful episodes that ship with the world, as start states, rewards and for cloning.
         device: ``cpu``, ``cuda`` or ``auto``.
         threads: CPU threads; 0 takes all cores.
@@ -335,8 +335,9 @@ def train_rgb_decoder(
 def _encoder(
     config: TrainConfig, dataset: EpisodeDataset, frames: np.ndarray, stages: Path, data_key: str, device: str
 ) -> tuple[StateEncoder, Scalars]:
+    metrics: Scalars = {}
     if config.encoder_from is not None:
-        visual, metrics = load_encoder(config.encoder_from, device).visual, {}
+        visual = load_encoder(config.encoder_from, device).visual
     else:
         visual, metrics = train_encoder(
             config.distillation,
