@@ -227,7 +227,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         key = counter_noise.fold(self._slots.key, _NOISE, self._taken)
         noise = None if shape is None else counter_noise.normal(key, shape)
         with torch.inference_mode():
-            self._features = self._model.predict(self._features, chunk, noise, self._solver_steps)
+            self._features = self._model.predict(self._features, chunk, noise, self._solver_steps).features
         self._taken = self._taken + 1
         self._probability = self._detector.probability(self._features)
         self._success = self._probability >= self.success_threshold

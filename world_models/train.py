@@ -68,7 +68,8 @@ class TrainConfig:
         chunk_length: most actions in a chunk.
         proprioception: put the dataset's column ``observation.state`` into the state, where it has one.
         pushed_chunks: the world model trains a quarter of the time on states that it predicted itself, up to this many
-            chunks on (the pushforward trick, arXiv 2202.03376), so that roll-outs stay where it knows its way; 0 for never.
+            chunks on (the pushforward trick, arXiv 2202.03376), so that roll-outs stay where it knows its way; 0 for
+            never.
         demonstrations: successful episodes that ship with the world, as start states, rewards and for cloning.
         device: ``cpu``, ``cuda`` or ``auto``.
         threads: CPU threads; 0 takes all cores.
