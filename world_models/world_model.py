@@ -58,8 +58,12 @@ class WorldConfig:
     def from_dict(cls, content: dict[str, Any], source: str = "config.json") -> WorldConfig:
         """Read what :meth:`to_dict` wrote; raises ValueError for another format."""
         content = dict(content)
-        if content.pop("format", None) != FORMAT:
-            raise ValueError(f"{source} is not a world of format {FORMAT}; train it anew or install a matching rla-gym")
+        found = content.pop("format", None)
+        if found != FORMAT:
+            raise ValueError(
+                f"{source} is a world of format {found}, this rla-gym reads format {FORMAT}; train it anew, or install "
+                "the rla-gym that it was trained with"
+            )
         parts = {
             "encoder": EncoderConfig,
             "rgb_decoder": RGBDecoderConfig,
