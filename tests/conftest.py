@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 
+from rewards import SuccessDetector
+from rla_gym import RLAWMVectorEnv
+from tests.dreams import Make
 from world_models.data.demonstrations import Demonstrations
 from world_models.features import EncoderConfig, FeatureEncoder
 from world_models.flow import FlowConfig
 from world_models.regression import RegressionConfig
 from world_models.rgb_decoder import RGBDecoderConfig
 from world_models.rla import RLAConfig
-from world_models.world_model import RegressionWorldModel, RLAWorldModel, WorldConfig
+from world_models.world_model import RegressionWorldModel, RLAWorldModel, WorldConfig, load_world
 
 torch.set_num_threads(1)
+# The same few examples in every run: a test that fails fails for everybody, and again.
+hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=12)
+hypothesis.settings.load_profile("deterministic")
 
 
 def tiny_config() -> WorldConfig:
@@ -45,7 +54,11 @@ def tiny_config() -> WorldConfig:
 @pytest.fixture(scope="session")
 def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved world of random weights: L=16, C=8, A=4, K=8, 32 px, n=4, d=4, six demonstrations."""
-    folder = tmp_path_factory.mktemp("tiny_world")
+    return save_tiny_world(tmp_path_factory.mktemp("tiny_world"), spread=0.1)
+
+
+def save_tiny_world(folder: Path, spread: float) -> Path:
+    """Random weights of this spread: at 0.1 actions and noise hardly move a prediction, at 0.4 they do."""
     torch.manual_seed(0)
     config = tiny_config()
     encoder = FeatureEncoder(config.encoder)
@@ -53,7 +66,7 @@ def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():
             # Zero-initialised outputs would make every prediction the identity.
             if parameter.requires_grad:
-                torch.nn.init.normal_(parameter, std=0.1)
+                torch.nn.init.normal_(parameter, std=spread)
         model.save(folder)
     lengths = [20, 22, 24, 26, 28, 30]
     drift = [torch.linspace(0, 1, length).view(-1, 1, 1) * torch.randn(1, 16, 8) for length in lengths]
@@ -61,3 +74,29 @@ def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     actions = [torch.rand(length, 4) * 2 - 1 for length in lengths]
     Demonstrations.stack(features, actions).save(folder / "starts.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny world that heeds actions and noise, with a success detector that fires now and then."""
+    folder = save_tiny_world(tmp_path_factory.mktemp("world"), spread=0.4)
+    torch.manual_seed(10)  # of ten detectors, the one that fires in some dreams and not in others
+    detector = SuccessDetector(16, 8).requires_grad_(False)
+    states = load_world(folder).demonstrations.features.float().flatten(0, 1)
+    detector.threshold = detector.probability(states).quantile(0.9).item()
+    detector.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def make(world: str) -> Iterator[Make]:
+    """Makes vector environments over that world, and closes them."""
+    opened: list[RLAWMVectorEnv] = []
+
+    def make_vector_env(num_envs: int = 3, **arguments: Any) -> RLAWMVectorEnv:
+        opened.append(RLAWMVectorEnv(num_envs, **{"world": world, **arguments}))
+        return opened[-1]
+
+    yield make_vector_env
+    for env in opened:
+        env.close()
