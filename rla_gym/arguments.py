@@ -1,9 +1,12 @@
-"""Checks of constructor arguments: each raises one ValueError that names the argument, its value and the mend."""
+"""Checks of arguments: each raises one ValueError that names the argument, its value and the mend."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -35,3 +38,19 @@ def usable_device(device: str | torch.device) -> torch.device:
         return torch.zeros((), device=device).device
     except (RuntimeError, AssertionError) as problem:
         raise ValueError(f"device={str(device)!r} is not usable here ({problem}): use device='cpu'") from problem
+
+
+def checked_seeds(seed: Any, num_envs: int) -> list[int | None]:
+    """One seed or None for each slot, from an int, None, or one of these for each slot.
+
+    Raises:
+        ValueError: the number of seeds is wrong, or one is negative.
+        TypeError: one is no integer.
+    """
+    several = isinstance(seed, Sequence | np.ndarray)
+    seeds = [None if one is None else operator.index(one) for one in (seed if several else [seed] * num_envs)]
+    if len(seeds) != num_envs:
+        raise ValueError(f"{len(seeds)} seeds for {num_envs} slots: give one int, or one per slot")
+    if any(one is not None and one < 0 for one in seeds):
+        raise ValueError(f"seeds {seeds}: give integers from 0 on")
+    return seeds

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -117,19 +115,3 @@ class Slots:
         """Where a seed is given, (B,) bool, and its word, (B,) int64."""
         given = torch.tensor([seed is not None for seed in seeds], device=self.key.device)
         return given, torch.tensor([counter_noise.seed_word(seed or 0) for seed in seeds], device=self.key.device)
-
-
-def checked_seeds(seed: Any, num_envs: int) -> list[int | None]:
-    """One seed or None for each slot, from an int, None, or one of these for each slot.
-
-    Raises:
-        ValueError: the number of seeds is wrong, or one is negative.
-        TypeError: one is no integer.
-    """
-    several = isinstance(seed, Sequence | np.ndarray)
-    seeds = [None if one is None else operator.index(one) for one in (seed if several else [seed] * num_envs)]
-    if len(seeds) != num_envs:
-        raise ValueError(f"{len(seeds)} seeds for {num_envs} slots: give one int, or one per slot")
-    if any(one is not None and one < 0 for one in seeds):
-        raise ValueError(f"seeds {seeds}: give integers from 0 on")
-    return seeds

@@ -17,11 +17,10 @@ from gymnasium.vector.utils import batch_space
 from rewards.video_aligned import check_reward_name
 from rla_gym import infos, world_cache
 from rla_gym.actions import ActionReader
-from rla_gym.arguments import OUT_OF_BOUNDS, OUTPUTS, RENDER_MODES, at_least, one_of, usable_device
+from rla_gym.arguments import OUT_OF_BOUNDS, OUTPUTS, RENDER_MODES, at_least, checked_seeds, one_of, usable_device
 from rla_gym.dream import Dream
 from rla_gym.dream_state import DreamState
 from rla_gym.observations import Observations, check_obs
-from rla_gym.slots import checked_seeds
 from rla_gym.starts import STARTS
 from rla_gym.tasks import check_world_fits, get_task
 

@@ -236,6 +236,8 @@ def test_vector_features_are_those_of_single_environments(env: RobosuiteEnv, tin
     ):
         with pytest.raises(ValueError, match=message):
             vector.reset(options=options)
+    with pytest.raises(ValueError, match="1 seeds for 2 slots"):
+        vector.reset(seed=[3])
     vector.close()
     with pytest.raises(gym.error.ClosedEnvironmentError):
         vector.reset()

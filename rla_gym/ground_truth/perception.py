@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,9 @@ class Perception:
             shown: what :data:`SHOWN` names, (B, ...) arrays.
             features: what :meth:`features` made of the pictures.
         """
-        made = {"features": lambda: features, "pooled": lambda: pool(features)}
-        observation = self._observations.build({**made, **{name: (lambda name=name: shown[name]) for name in SHOWN}})
+        parts: dict[str, Callable[[], Any]] = {name: partial(shown.get, name) for name in SHOWN}
+        parts |= {"features": lambda: features, "pooled": lambda: pool(features)}
+        observation = self._observations.build(parts)
         if isinstance(observation, dict):
             return {name: self.told(value) for name, value in observation.items()}
         return self.told(observation)

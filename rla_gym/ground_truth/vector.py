@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rla_gym.arguments import OUT_OF_BOUNDS, RENDER_MODES, at_least, one_of
+from rla_gym.arguments import OUT_OF_BOUNDS, RENDER_MODES, at_least, checked_seeds, one_of
 from rla_gym.ground_truth.actions import checked_actions
 from rla_gym.ground_truth.env import RobosuiteEnv, check_options
 from rla_gym.ground_truth.perception import SHOWN, Perception
@@ -120,7 +120,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
             Observations and infos.
 
         Raises:
-            ValueError: for an unknown placement or option, or a mask of another shape or without a slot.
+            ValueError: for an unknown placement or option, a bad seed, or a mask of another shape or without a slot.
         """
         self._check_open()
         options = {} if options is None else dict(options)  # Gymnasium takes the mask out of it
@@ -128,9 +128,10 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         self._task.placement_half_width(check_options(options, self._placement))
         if mask is not None:
             options["reset_mask"] = self._checked_mask(mask)
-        seed = int(seed) if isinstance(seed, np.integer) else seed
-        super().reset(seed=seed if isinstance(seed, int) else None)
-        seeds = seed if seed is None or isinstance(seed, int) else list(seed)
+        seeds = checked_seeds(seed, self.num_envs)
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=seeds[0])
+            seeds = [int(seed) + simulator for simulator in range(self.num_envs)]
         self._shown, infos = self._ask("reset", seed=seeds, options=options)
         observations, infos, _ = self._perceive(infos)
         return observations, self._told_infos(infos)
@@ -220,8 +221,9 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         ended = np.flatnonzero(infos.get("_final_obs", np.zeros(self.num_envs, bool)))
         last = {name: np.stack([infos["final_obs"][slot][name] for slot in ended]) for name in shown if len(ended)}
         last = last or {name: array[:0] for name, array in shown.items()}
-        features = self._perception.features(np.concatenate([shown["rgb"], last["rgb"]]))
-        present, final = (None, None) if features is None else (features[: self.num_envs], features[self.num_envs :])
+        features: Any = self._perception.features(np.concatenate([shown["rgb"], last["rgb"]]))
+        nothing: tuple[Any, Any] = (None, None)
+        present, final = nothing if features is None else (features[: self.num_envs], features[self.num_envs :])
         if "final_obs" in infos:
             infos["final_obs"] = _scatter(self._perception.observe(last, final), ended, self.num_envs)
         alignment = np.zeros(self.num_envs)
