@@ -53,9 +53,21 @@ class GoalReward:
         return -token_l1(features, self._goal[demonstration])
 
 
-REWARDS: dict[str, type[CorrespondingReward] | type[GoalReward]] = {
+class SparseReward:
+    """Nothing on the way: what is paid is the environment's bonus for success."""
+
+    def __init__(self, demonstrations: Demonstrations) -> None:
+        pass
+
+    def __call__(self, features: Tensor, demonstration: Tensor, time: Tensor) -> Tensor:
+        """Zeros (B,) float32; see :meth:`VideoAlignedReward.__call__`."""
+        return features.new_zeros(len(features))
+
+
+REWARDS: dict[str, type[CorrespondingReward] | type[GoalReward] | type[SparseReward]] = {
     "corresponding": CorrespondingReward,
     "goal": GoalReward,
+    "sparse": SparseReward,
 }
 
 
@@ -67,7 +79,7 @@ def check_reward_name(name: str) -> str:
 
 
 def make_reward(name: str, demonstrations: Demonstrations) -> VideoAlignedReward:
-    """The reward called ``name`` ("corresponding" or "goal") over the demonstrations, on their device.
+    """The reward called ``name`` ("corresponding", "goal" or "sparse") over the demonstrations, on their device.
 
     Raises:
         ValueError: the name is unknown.

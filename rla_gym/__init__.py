@@ -16,12 +16,14 @@ from rla_gym.tasks import TASKS, TaskSpec, get_task
 
 if TYPE_CHECKING:
     from rewards import SuccessDetector, make_reward
+    from rla_gym.dream_state import DreamState
     from rla_gym.env import RLAWMEnv
     from rla_gym.sb3 import DreamVecEnv
     from rla_gym.vector_env import RLAWMVectorEnv
     from world_models.world_model import load_encoder, load_world
 
 _LAZY = {
+    "DreamState": "rla_gym.dream_state",
     "DreamVecEnv": "rla_gym.sb3",
     "RLAWMEnv": "rla_gym.env",
     "RLAWMVectorEnv": "rla_gym.vector_env",
@@ -33,6 +35,7 @@ _LAZY = {
 
 __all__ = [
     "TASKS",
+    "DreamState",
     "DreamVecEnv",
     "RLAWMEnv",
     "RLAWMVectorEnv",

@@ -1,4 +1,4 @@
-"""What users hand to ``step``: checked, clipped to the bounds and cut into control steps."""
+"""What users hand to ``step``: checked, brought within the bounds and cut into control steps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ class ActionReader:
         chunk_length: K, control steps in a chunk.
         action_dim: A, dimensions of a control step.
         device: where the result goes.
+        out_of_bounds: "clip" what lies outside [-1, 1] to it, or "raise" an error.
     """
 
-    def __init__(self, num_envs: int, chunk_length: int, action_dim: int, device: torch.device) -> None:
+    def __init__(
+        self, num_envs: int, chunk_length: int, action_dim: int, device: torch.device, out_of_bounds: str = "clip"
+    ) -> None:
         self._flat = (num_envs, chunk_length * action_dim)
         self._steps = (num_envs, chunk_length, action_dim)
         self._device = device
+        self._strict = out_of_bounds == "raise"
         # To look at actions on a GPU is to wait for it. So a flag stays up there once something bad came by, its copy
         # travels down in its own time, and whichever step finds that copy raised complains.
         self._clear()
@@ -31,7 +35,8 @@ class ActionReader:
         """(B, K*A) float array or tensor -> (B, K, A) float32 in [-1, 1] on the device; never waits for a GPU.
 
         Raises:
-            ValueError: another shape or dtype, or NaN or infinity (of tensors on a GPU: now or in an earlier call).
+            ValueError: another shape or dtype, NaN or infinity, or beyond the bounds where these raise (of tensors on
+                a GPU, what they hold: now or in a later call).
         """
         if not isinstance(actions, Tensor):
             actions = np.asarray(actions)
@@ -47,23 +52,42 @@ class ActionReader:
         if self._device.type == "cpu":
             chunk = chunk.cpu()
         if chunk.device.type == "cpu":
-            slots = (~chunk.isfinite()).any(dim=1).nonzero().flatten().tolist()
-            if slots:
-                raise ValueError(f"actions of slot {slots[0]} hold NaN or infinity{_others(slots)}: {_MEND}")
+            self._check(chunk)
         else:
-            self._bad_seen |= ~chunk.isfinite().all()
-            self._bad_arrived.copy_(self._bad_seen, non_blocking=True)
-            if self._bad_arrived:
-                self._clear()
-                raise ValueError(f"actions of this or a recent step hold NaN or infinity: {_MEND}")
+            self._check_later(chunk)
         return chunk.to(self._device, torch.float32).clamp(-1.0, 1.0).view(self._steps)
 
+    def _check(self, chunk: Tensor) -> None:
+        slots = (~chunk.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        if slots:
+            raise ValueError(f"actions of slot {slots[0]} hold NaN or infinity{_others(slots)}: {_DIVERGED}")
+        if self._strict:
+            furthest = chunk.abs().amax(dim=1)
+            slots = (furthest > 1.0).nonzero().flatten().tolist()
+            if slots:
+                value = float(furthest[slots[0]])
+                raise ValueError(f"actions of slot {slots[0]} reach {value:g}{_others(slots)}: {_WITHIN}")
+
+    def _check_later(self, chunk: Tensor) -> None:
+        outside = (chunk.abs() > 1.0).any() if self._strict else torch.zeros_like(self._bad_seen[1])
+        self._bad_seen |= torch.stack(((~chunk.isfinite()).any(), outside))
+        self._bad_arrived.copy_(self._bad_seen, non_blocking=True)
+        not_finite, outside_too = self._bad_arrived.tolist()
+        if not_finite or outside_too:
+            self._clear()
+            raise ValueError(
+                f"actions of this or a recent step hold NaN or infinity: {_DIVERGED}"
+                if not_finite
+                else f"actions of this or a recent step lie outside [-1, 1]: {_WITHIN}"
+            )
+
     def _clear(self) -> None:
-        self._bad_seen = torch.zeros((), dtype=torch.bool, device=self._device)
-        self._bad_arrived = torch.zeros((), dtype=torch.bool, pin_memory=self._device.type == "cuda")
+        self._bad_seen = torch.zeros(2, dtype=torch.bool, device=self._device)
+        self._bad_arrived = torch.zeros(2, dtype=torch.bool, pin_memory=self._device.type == "cuda")
 
 
-_MEND = "look for a diverged policy, and reset() before going on"
+_DIVERGED = "look for a diverged policy, and reset() before going on"
+_WITHIN = "keep them within [-1, 1], or make the environment with out_of_bounds='clip'"
 
 
 def _others(slots: list[int]) -> str:

@@ -8,15 +8,18 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from rla_gym.dream_state import DreamState
+from rla_gym.observations import row
 from rla_gym.vector_env import RLAWMVectorEnv
 
 
 class RLAWMEnv(gym.Env[Any, Any]):
     """One dreamed episode at a time; a step is one action chunk.
 
-    Action: (K*A,) float in [-1, 1], row-major (K, A). Observation: patch tokens (L, C) float32, or with
-    ``obs="rgb"`` a decoded frame (H, W, 3) uint8. Info: ``success`` (bool), ``success_probability`` (float),
-    ``control_steps`` (int, of this episode), ``demonstration`` (int, the one rewarded).
+    Action: (K*A,) float in [-1, 1], row-major (K, A). Observation: what ``obs`` names, by default patch tokens (L, C)
+    float32, see :class:`rla_gym.observations.Observations`. Info: those of the vector environment as Python scalars:
+    ``success`` (bool), ``success_probability``, ``reward_alignment`` and ``reward_success`` (float), ``control_steps``
+    (int, of this episode), ``demonstration`` (int, the one rewarded).
 
     ``RLAWMEnv(slot=i)`` dreams exactly what slot ``i`` of an :class:`RLAWMVectorEnv` dreams from the same seed.
 
@@ -45,18 +48,18 @@ class RLAWMEnv(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode; seed and options as in :meth:`rla_gym.vector_env.RLAWMVectorEnv.reset`."""
-        super().reset(seed=seed)
         if seed is None and not self._started:
             seed = self.np_random_seed  # drawn from entropy
+        told = self._vector.reset(seed=seed, options=options)
+        super().reset(seed=seed)
         self._started = True
-        observations, infos = self._vector.reset(seed=seed, options=options)
-        return observations[0], _info(infos)
+        return _one(told)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Dreams one action chunk on: action (K*A,) float array or tensor.
 
         Raises:
-            ValueError: an action of another shape or dtype, or with NaN or infinity.
+            ValueError: another shape or dtype, NaN or infinity, or beyond the bounds where these raise.
             gymnasium.error.ResetNeeded: before the first :meth:`reset`.
         """
         if np.shape(action) != self.action_space.shape:
@@ -64,7 +67,18 @@ class RLAWMEnv(gym.Env[Any, Any]):
         observations, rewards, terminated, truncated, infos = self._vector.step(
             action[None] if hasattr(action, "ndim") else np.asarray(action)[None]
         )
-        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _info(infos)
+        observation, info = _one((observations, infos))
+        return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    def get_state(self) -> DreamState:
+        """Saves the episode, as :meth:`rla_gym.vector_env.RLAWMVectorEnv.get_state` does."""
+        return self._vector.get_state()
+
+    def set_state(self, state: DreamState, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Goes on from a saved state of one slot, see :meth:`rla_gym.vector_env.RLAWMVectorEnv.set_state`."""
+        told = self._vector.set_state(state, seed=seed)
+        self._started = True
+        return _one(told)
 
     def render(self) -> np.ndarray | None:
         """The present state as an (H, W, 3) uint8 frame, decoded now; None without ``render_mode="rgb_array"``."""
@@ -76,5 +90,6 @@ class RLAWMEnv(gym.Env[Any, Any]):
         self._vector.close()
 
 
-def _info(infos: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[0].item() for name, values in infos.items() if not name.startswith("_")}
+def _one(told: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    observations, infos = told
+    return row(observations, 0), {name: values[0].item() for name, values in infos.items() if not name.startswith("_")}

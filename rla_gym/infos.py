@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rla_gym.observations import by_slot
 
-def masked(values: dict[str, Tensor], mask: Tensor) -> dict[str, Any]:
+
+def masked(values: Mapping[str, Tensor], mask: Tensor) -> dict[str, Any]:
     """``{key: (B,), _key: (B,) bool}``: values are zero and masks False outside ``mask`` (B,) bool."""
     infos: dict[str, Any] = {}
     for key, value in values.items():
@@ -18,7 +20,7 @@ def masked(values: dict[str, Tensor], mask: Tensor) -> dict[str, Any]:
     return infos
 
 
-def final(observations: Tensor, infos: dict[str, Any], mask: Tensor) -> dict[str, Any]:
+def final(observations: Any, infos: dict[str, Any], mask: Tensor) -> dict[str, Any]:
     """What same-step autoreset adds for the slots in ``mask``: their last observation (B, ...) and info."""
     return {
         "final_obs": observations,
@@ -28,14 +30,11 @@ def final(observations: Tensor, infos: dict[str, Any], mask: Tensor) -> dict[str
     }
 
 
-def to_numpy(infos: dict[str, Any]) -> dict[str, Any]:
-    """The same infos on the host; ``final_obs`` becomes Gymnasium's object array, None where nothing ended."""
-    arrays: dict[str, Any] = {
-        key: to_numpy(value) if isinstance(value, dict) else value.cpu().numpy() for key, value in infos.items()
-    }
+def to_numpy(values: Any) -> Any:
+    """A tensor, or a dict of them at any depth, on the host; ``final_obs`` becomes Gymnasium's object array."""
+    if not isinstance(values, dict):
+        return values.cpu().numpy()
+    arrays = {key: to_numpy(value) for key, value in values.items()}
     if "final_obs" in arrays:
-        objects = np.full(len(arrays["final_obs"]), None, dtype=object)
-        for slot in np.flatnonzero(arrays["_final_obs"]):
-            objects[slot] = arrays["final_obs"][slot]
-        arrays["final_obs"] = objects
+        arrays["final_obs"] = by_slot(arrays["final_obs"], arrays["_final_obs"])
     return arrays

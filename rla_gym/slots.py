@@ -1,9 +1,8 @@
-"""Which episode each slot is in, and the random-number key that belongs to it."""
+"""The state of every slot: which episode it is in, where that stands, and the random-number key that belongs to it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,60 +10,109 @@ from torch import Tensor
 
 from rla_gym import counter_noise
 
+INFO: Mapping[str, torch.dtype] = {
+    "success": torch.bool,
+    "success_probability": torch.float32,
+    "uncertainty": torch.float32,
+    "reward_alignment": torch.float32,
+    "reward_success": torch.float32,
+}
+"""What a step measures for its info. A new key is a line here and a line in :meth:`rla_gym.dream.Dream.step`."""
+
 
 class Slots:
-    """Seed, number and episode of every slot.
+    """Rows of one batch; whatever an episode's future depends on, besides its actions, is here.
 
     Args:
         num_envs: B.
         first_slot: number of the first slot.
+        state_shape: (L, C) of a state.
+        action_size: K*A.
         device: where the tensors live.
 
     Attributes:
+        seed, number, episode: (B,) int64; what the random numbers are made of.
         key: (B,) int64, a function of (seed, slot number, episode) and of nothing else.
+        features: (B, L, C) float32, the present state.
+        demonstration, start: (B,) int64; the one rewarded, and the frame of it at which the episode began.
+        taken: (B,) int64, chunks of the episode so far.
+        last_action: (B, K*A) float32, zeros at the episode's beginning.
+        ended: (B,) bool, whether the next step is only to reset the slot.
+        info: the measurements of :data:`INFO`, (B,) each.
     """
 
-    def __init__(self, num_envs: int, first_slot: int, device: torch.device) -> None:
-        self._device = device
-        self._number = torch.arange(first_slot, first_slot + num_envs, device=device)
-        self._seed = torch.zeros_like(self._number)
-        self._episode = torch.full_like(self._number, -1)
-        self.key = torch.zeros_like(self._number)
+    _SAVED = ("seed", "number", "episode", "features", "demonstration", "start", "taken", "last_action", "ended")
 
-    def reset(self, seeds: Sequence[int | None], mask: Tensor) -> None:
-        """Slots in ``mask`` (B,) bool go to episode 0 of their new seed, or to their next episode where it is None.
+    def __init__(
+        self, num_envs: int, first_slot: int, state_shape: tuple[int, int], action_size: int, device: torch.device
+    ) -> None:
+        def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(num_envs, *shape, dtype=dtype, device=device)
 
-        Raises:
-            ValueError: the number of seeds is wrong, or one is negative.
-        """
-        if len(seeds) != len(self._number):
-            raise ValueError(f"{len(seeds)} seeds for {len(self._number)} slots: give one int, or one per slot")
-        if any(seed is not None and seed < 0 for seed in seeds):
-            raise ValueError(f"seeds {list(seeds)}: give integers from 0 on")
-        given = torch.tensor([seed is not None for seed in seeds], device=self._device) & mask
-        words = torch.tensor([counter_noise.seed_word(seed or 0) for seed in seeds], device=self._device)
-        self._seed = torch.where(given, words, self._seed)
-        self._episode = torch.where(given, -1, self._episode)
+        self.own_number = torch.arange(first_slot, first_slot + num_envs, device=device)
+        self.number = self.own_number
+        self.seed, self.episode = zeros(dtype=torch.int64), zeros(dtype=torch.int64)
+        self.key = zeros(dtype=torch.int64)
+        self.features = zeros(*state_shape, dtype=torch.float32)
+        self.demonstration, self.start = zeros(dtype=torch.int64), zeros(dtype=torch.int64)
+        self.taken = zeros(dtype=torch.int64)
+        self.last_action = zeros(action_size, dtype=torch.float32)
+        self.ended = zeros(dtype=torch.bool)
+        self.info = {name: zeros(dtype=dtype) for name, dtype in INFO.items()}
+
+    def reseed(self, seeds: Sequence[int | None], mask: Tensor) -> None:
+        """Slots in ``mask`` (B,) bool go to episode 0 of their new seed, or to their next episode where it is None."""
+        given, words = self._words(seeds)
+        given = given & mask
+        self.seed = torch.where(given, words, self.seed)
+        self.number = torch.where(given, self.own_number, self.number)
+        self.episode = torch.where(given, -1, self.episode)
         self.advance(mask)
 
     def advance(self, mask: Tensor) -> None:
         """Slots in ``mask`` (B,) bool go to their next episode; no host sync."""
-        self._episode = self._episode + mask
-        self.key = counter_noise.fold(self._seed, self._number, self._episode)
+        self.episode = self.episode + mask
+        self._make_key()
 
+    def enter(self, mask: Tensor, features: Tensor, demonstration: Tensor, start: Tensor, probability: Tensor) -> None:
+        """Slots in ``mask`` (B,) bool stand at the beginning of an episode; no host sync.
 
-def checked_mask(mask: Any, num_envs: int, everyone: bool) -> Tensor:
-    """A user's reset mask as a (B,) bool tensor; None means all slots.
+        Args:
+            mask: which slots.
+            features: (B, L, C) float32.
+            demonstration, start: (B,) int64.
+            probability: (B,) float32, of success.
+        """
+        self.features = torch.where(mask[:, None, None], features, self.features)
+        self.demonstration = torch.where(mask, demonstration, self.demonstration)
+        self.start = torch.where(mask, start, self.start)
+        self.taken = torch.where(mask, 0, self.taken)
+        self.last_action = torch.where(mask[:, None], 0.0, self.last_action)
+        self.ended = self.ended & ~mask
+        # Who has done nothing yet has not succeeded and was not paid; all else that a step measures is zero, too.
+        self.info = {name: value.masked_fill(mask, 0) for name, value in self.info.items()}
+        self.info["success_probability"] = torch.where(mask, probability, self.info["success_probability"])
 
-    Raises:
-        ValueError: another shape or dtype, no slot chosen, or not every slot although ``everyone`` is due.
-    """
-    if mask is None:
-        return torch.ones(num_envs, dtype=torch.bool)
-    if not isinstance(mask, Tensor):
-        mask = np.asarray(mask)
-    if tuple(mask.shape) != (num_envs,) or mask.dtype not in (torch.bool, np.bool_):
-        raise ValueError(f"reset_mask has dtype {mask.dtype} and shape {tuple(mask.shape)}: give bool ({num_envs},)")
-    if not mask.any() or (everyone and not mask.all()):
-        raise ValueError(f"reset_mask={mask}: reset at least one slot, and every slot the first time")
-    return torch.as_tensor(mask)
+    def arrays(self) -> dict[str, np.ndarray]:
+        """A copy of everything, as arrays of B rows."""
+        tensors = {name: getattr(self, name) for name in self._SAVED}
+        tensors |= {f"info.{name}": value for name, value in self.info.items()}
+        return {name: tensor.detach().to("cpu", copy=True).numpy() for name, tensor in tensors.items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], seeds: Sequence[int | None]) -> None:
+        """Goes back to what :meth:`arrays` gave; where a seed is given, on with its noise and the slot's own number."""
+        for name in self._SAVED:
+            setattr(self, name, torch.tensor(arrays[name], device=self.key.device))
+        self.info = {name: torch.tensor(arrays[f"info.{name}"], device=self.key.device) for name in INFO}
+        given, words = self._words(seeds)
+        self.seed = torch.where(given, words, self.seed)
+        self.number = torch.where(given, self.own_number, self.number)
+        self._make_key()
+
+    def _make_key(self) -> None:
+        self.key = counter_noise.fold(self.seed, self.number, self.episode)
+
+    def _words(self, seeds: Sequence[int | None]) -> tuple[Tensor, Tensor]:
+        """Where a seed is given, (B,) bool, and its word, (B,) int64."""
+        given = torch.tensor([seed is not None for seed in seeds], device=self.key.device)
+        return given, torch.tensor([counter_noise.seed_word(seed or 0) for seed in seeds], device=self.key.device)

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from world_models.world_model import WorldConfig
 
 
 @dataclass(frozen=True)
@@ -109,3 +113,30 @@ def get_task(name: str) -> TaskSpec:
         known = ", ".join(repr(known) for known in TASKS)
         raise ValueError(f"unknown task {name!r}: choose one of {known}")
     return TASKS[name]
+
+
+def check_world_fits(task: TaskSpec, config: WorldConfig, world: object) -> None:
+    """Whether a world shows a task as this version of the environment defines it.
+
+    Args:
+        task: the environment's.
+        config: the world's.
+        world: what the user calls the world.
+
+    Raises:
+        ValueError: the world is of another task, or of one with other actions or another control rate.
+    """
+    if config.task != task.name:
+        raise ValueError(
+            f"world {world!r} shows task {config.task!r}, not {task.name!r}: choose a world of {task.name!r}, "
+            "or pass task=None to dream this one"
+        )
+    for what, found, wanted in (
+        ("actions", tuple(config.action_names), task.action_names),
+        ("control steps per second", config.fps, task.control_hz),
+    ):
+        if found != wanted:
+            raise ValueError(
+                f"world {world!r} was trained on a {task.name} with {what} {found}, this version of the environment "
+                f"has {wanted}: train the world anew, or install the rla-gym that it was trained with"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +13,16 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from torch import Tensor
 
-from rewards.video_aligned import check_reward_name, make_reward
-from rla_gym import counter_noise, infos, world_cache
+from rewards.video_aligned import check_reward_name
+from rla_gym import infos, world_cache
 from rla_gym.actions import ActionReader
-from rla_gym.arguments import at_least, one_of, usable_device
-from rla_gym.slots import Slots, checked_mask
-from rla_gym.starts import STARTS, Starts, checked_frames
-from rla_gym.tasks import get_task
-
-# Streams of random numbers within an episode's key.
-_STARTS, _NOISE = 0, 1
+from rla_gym.arguments import OUT_OF_BOUNDS, OUTPUTS, RENDER_MODES, at_least, checked_seeds, one_of, usable_device
+from rla_gym.dream import Dream
+from rla_gym.dream_state import DreamState
+from rla_gym.observations import Observations, check_obs
+from rla_gym.starts import STARTS
+from rla_gym.tasks import check_world_fits, get_task
 
 
 class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
@@ -33,19 +30,16 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
 
     Slot ``i``'s noise and start states are a function of (seed, ``first_slot + i``, episode, step) alone, so its
     trajectory does not depend on ``num_envs`` or on what other slots do (up to float rounding in batched matmuls).
-
-    Actions are (num_envs, K*A) float in [-1, 1], row-major (K, A); beyond the bounds they are clipped. Observations
-    are patch tokens (num_envs, L, C) float32, or with ``obs="rgb"`` decoded frames (num_envs, H, W, 3) uint8. Infos
-    follow Gymnasium's vector convention (``key`` and mask ``_key``, each (num_envs,)): ``success`` bool,
-    ``success_probability`` float, ``control_steps`` int (of this episode), ``demonstration`` int (the one rewarded).
-
-    Reward: minus the token distance to the demonstration at time t0 + m*K after m chunks from its frame t0
-    ("corresponding"), or to its last frame ("goal"); ``success_bonus`` is added in every step that ends in success.
+    Actions are (num_envs, K*A) float in [-1, 1], row-major (K, A). Observations are what ``obs`` names, by default the
+    tokens (num_envs, L, C) float32; :class:`rla_gym.observations.Observations` lists all and says which suits whom.
+    Infos follow Gymnasium's vector convention (``key`` and mask ``_key``, each (num_envs,)): ``success`` bool,
+    ``success_probability`` float, ``reward_alignment`` and ``reward_success`` float, which sum to the reward,
+    ``uncertainty`` float (mean absolute error of a number of the state that the model expects of this step),
+    ``control_steps`` int (of this episode), ``demonstration`` int (the one rewarded).
 
     With ``output="torch"`` everything returned is a tensor on ``device``, and :meth:`step` never waits for it if the
-    actions are on it, too. Then same-step ``final_obs`` and ``final_info`` are always there, to be read where
-    ``_final_obs`` is True, and NaN or infinity in actions on a GPU is reported by this step or a later one, as soon as
-    the news arrives.
+    actions are on it, too: ``final_obs`` and ``final_info`` are then always there, to be read where ``_final_obs`` is
+    True, and bad actions on a GPU are reported by this step or a later one, as soon as the news arrives.
 
     Example:
         >>> dream = gym.make_vec("RLAWM-Lift-v0", num_envs=64, output="torch")  # doctest: +SKIP
@@ -58,11 +52,13 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         world: name of a bundled world, or a world folder.
         dynamics: "flow" (samples futures) or "regression" (predicts one).
         device: a torch device.
-        obs: "features" or "rgb".
+        obs: name of an observation, or several names for a dict of them.
         output: "numpy" or "torch".
-        reward: "corresponding" or "goal".
+        reward: minus the token distance to the demonstration at time t0 + m*K after m chunks from its frame t0
+            ("corresponding") or to its last frame ("goal"), or nothing ("sparse"); the bonus comes on top.
         success_bonus: added to the reward of a step that ends in success.
         terminate_on_success: whether success ends the episode.
+        out_of_bounds: "clip" actions to [-1, 1], or "raise" an error for those beyond.
         starts: "mixed" or "first", see :class:`rla_gym.starts.Starts`.
         chunk_length: K, 1 up to the world's (default) chunk length.
         max_chunks: steps after which an episode is truncated.
@@ -81,6 +77,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    closed = True  # until there is something to close
 
     def __init__(
         self,
@@ -90,11 +87,12 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         world: str | Path = "lift",
         dynamics: str = "flow",
         device: str = "cpu",
-        obs: str = "features",
+        obs: str | Sequence[str] = "features",
         output: str = "numpy",
         reward: str = "corresponding",
         success_bonus: float = 1.0,
         terminate_on_success: bool = True,
+        out_of_bounds: str = "clip",
         starts: str = "mixed",
         chunk_length: int | None = None,
         max_chunks: int = 6,
@@ -103,68 +101,43 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         first_slot: int = 0,
     ) -> None:
-        if task is not None:
-            get_task(task)
-        one_of("obs", obs, ("features", "rgb"))
-        one_of("output", output, ("numpy", "torch"))
-        one_of("starts", starts, STARTS)
-        one_of("render_mode", render_mode, (None, "rgb_array"))
+        spec = None if task is None else get_task(task)
+        check_obs(obs)
+        one_of(OUTPUTS, output=output)
+        one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
+        one_of(STARTS, starts=starts)
+        one_of(RENDER_MODES, render_mode=render_mode)
         check_reward_name(reward)
-        at_least("num_envs", num_envs, 1)
-        at_least("max_chunks", max_chunks, 1)
-        at_least("solver_steps", solver_steps, 1)
-        at_least("first_slot", first_slot, 0)
+        at_least(1, num_envs=num_envs, max_chunks=max_chunks, solver_steps=solver_steps)
+        at_least(0, first_slot=first_slot)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self._device = usable_device(device)
-
-        key, opened = world_cache.acquire(world, dynamics, self._device)
+        on_device = usable_device(device)
+        key, opened = world_cache.acquire_world(world, dynamics, on_device)
         self._release = weakref.finalize(self, world_cache.release, key)  # also when it is never closed
-        self.world = str(opened.world.folder)
-        self._model, self._detector = opened.world.model, opened.detector
-        self.success_threshold = opened.detector.threshold
-        self._demonstrations = opened.world.demonstrations
-        if task not in (None, self._model.config.task):
-            raise ValueError(
-                f"world {world!r} shows task {self._model.config.task!r}, not {task!r}: choose a world of {task!r}, "
-                "or pass task=None to dream this one"
-            )
-        self.chunk_length = self._model.chunk_length if chunk_length is None else chunk_length
-        if not 1 <= self.chunk_length <= self._model.chunk_length:
-            raise ValueError(
-                f"chunk_length={chunk_length} must be between 1 and {self._model.chunk_length}, the longest chunk "
-                f"that world {world!r} was trained on"
-            )
-        self._reward = make_reward(reward, self._demonstrations)
-        with torch.no_grad():
-            solved = self._detector.first_success(self._demonstrations)
-        self._starts = Starts(self._demonstrations, starts, self.chunk_length, solved)
-        self._obs, self.output, self._bonus = obs, output, success_bonus
-        self._terminate, self._max_chunks, self._solver_steps = terminate_on_success, max_chunks, solver_steps
+        model = opened.world.model
+        if spec is not None:
+            check_world_fits(spec, model.config, world)
+        self._dream = Dream(
+            opened, on_device, num_envs=num_envs, first_slot=first_slot, reward=reward, success_bonus=success_bonus,
+            terminate_on_success=terminate_on_success, starts=starts, chunk_length=chunk_length, max_chunks=max_chunks,
+            solver_steps=solver_steps,
+        )  # fmt: skip
+        self.chunk_length = self._dream.chunk_length
+        self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
+        self.world, self.success_threshold = str(opened.world.folder), opened.detector.threshold
+        render_fps = model.config.fps / self.chunk_length
+        self.metadata = {**type(self).metadata, "render_fps": render_fps, "autoreset_mode": self.autoreset_mode}
 
-        self.num_envs, self.render_mode = num_envs, render_mode
-        self.metadata = {
-            "render_modes": ["rgb_array"],
-            "render_fps": self._model.config.fps / self.chunk_length,
-            "autoreset_mode": self.autoreset_mode,
-        }
-        tokens = (self._model.num_tokens, self._model.channels)
-        size = self._model.image_size
-        self.single_action_space = Box(-1.0, 1.0, (self.chunk_length * self._model.action_dim,), np.float32)
-        self.single_observation_space = (
-            Box(0, 255, (size, size, 3), np.uint8) if obs == "rgb" else Box(-np.inf, np.inf, tokens, np.float32)
+        tokens, action_size = (model.num_tokens, model.channels), self.chunk_length * model.action_dim
+        self._observations = Observations(
+            obs, tokens=tokens, image_size=model.image_size, action_size=action_size, readings=model.readings
         )
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._read = ActionReader(num_envs, self.chunk_length, model.action_dim, on_device, out_of_bounds)
+        self.single_observation_space = self._observations.space
+        self.single_action_space = Box(-1.0, 1.0, (action_size,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-
-        def zeros(dtype: torch.dtype) -> Tensor:
-            return torch.zeros(num_envs, dtype=dtype, device=self._device)
-
-        self._slots = Slots(num_envs, first_slot, self._device)
-        self._demonstration, self._start, self._taken = zeros(torch.int64), zeros(torch.int64), zeros(torch.int64)
-        self._features = torch.zeros(num_envs, *tokens, device=self._device)
-        self._done, self._success, self._probability = zeros(torch.bool), zeros(torch.bool), zeros(torch.float32)
-        self._started = False
-        self._read = ActionReader(num_envs, self.chunk_length, self._model.action_dim, self._device)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._started = self.closed = False
 
     @torch.no_grad()
     def reset(
@@ -173,39 +146,26 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         """Starts a new episode in every slot, or in those of ``options["reset_mask"]``.
 
         Args:
-            seed: an int (for all slots: their numbers tell them apart), or one int or None per slot. A seed starts
-                again at its episode 0; None goes on to the next episode (of a random seed, the very first time).
-            options: ``{"demo": i, "t": frame}``, each an int or (num_envs,), to start at frame t (default 0) of
-                demonstration i; ``{"rgb": (H, W, 3) or (num_envs, H, W, 3) uint8}`` to start from one's own picture,
-                rewarded by the demonstration ("demo", or else the one with the nearest first frame);
-                ``{"reset_mask": (num_envs,) bool}`` to leave the other slots as they are.
-
-        Returns:
-            Observations and infos as in the class's description.
+            seed: one for all slots (their trajectories differ by their numbers), or one int or None per slot. None
+                goes on to the next episode of the seed in use.
+            options: "demo" (int or (num_envs,) ints) and "t" (its frame) choose the start; "rgb", a uint8 frame
+                (H, W, 3) of any size or one per slot (num_envs, H, W, 3), starts from that picture, rewarded by the
+                demonstration whose first frame is nearest unless "demo" says otherwise; "proprioception" (R,) or
+                (num_envs, R) float goes with it, where the world has that in its state; "reset_mask" (num_envs,) bool
+                leaves the other slots as they are.
 
         Raises:
-            ValueError: an option is unknown or out of range.
-            gymnasium.error.Error: a seed is negative.
+            ValueError: a seed or option is unknown, out of range or contradicts another; nothing has changed then.
         """
         self._check_open()
-        options = options or {}
-        chosen = self._starts.chosen(options, self.num_envs)
-        mask = checked_mask(options.get("reset_mask"), self.num_envs, not self._started).to(self._device)
-        frames = checked_frames(options["rgb"], self.num_envs) if "rgb" in options else None
-        self._slots.reset(self._seeds(seed), mask)
-        demonstration, start = chosen or self._drawn()
-        features = self._demonstrations.at(demonstration, start).float()
-        if frames is not None:
-            features = self._model.encode(frames.to(self._device)).expand(self.num_envs, -1, -1)
-            demonstration = self._starts.nearest(features) if chosen is None else demonstration
-            start = start if chosen else torch.zeros_like(start)
-        self._begin(mask, features, demonstration, start)
-        self._done = self._done & ~mask
+        seeds = checked_seeds(seed, self.num_envs)
+        if not self._started:
+            seeds = [self.np_random_seed if one is None else one for one in seeds]  # drawn from entropy
+        mask = self._dream.begin(seeds, options, everyone=not self._started)
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=seeds[0])
         self._started = True
-        info = self._infos(mask)
-        if self.output == "torch":
-            return self._observe(), info
-        return self._observe().cpu().numpy(), infos.to_numpy(info)
+        return self._told(self._observe(), self._dream.infos(mask))
 
     @torch.no_grad()
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -216,109 +176,77 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
             bool, infos. Finished slots are reset as Gymnasium's own vector environments do in this autoreset mode.
 
         Raises:
-            ValueError: actions of another shape or dtype, or with NaN or infinity.
-            gymnasium.error.ResetNeeded: before the first :meth:`reset`.
+            ValueError: actions of another shape or dtype, with NaN or infinity, or beyond the bounds where these raise.
+            gymnasium.error.ResetNeeded: before the first :meth:`reset`, as by every method but :meth:`set_state`.
         """
-        self._check_open()
-        if not self._started:
-            raise gym.error.ResetNeeded("call reset() before step()")
-        chunk = self._read(actions)
-        shape = self._model.noise_shape
-        key = counter_noise.fold(self._slots.key, _NOISE, self._taken)
-        noise = None if shape is None else counter_noise.normal(key, shape)
-        with torch.inference_mode():
-            self._features = self._model.predict(self._features, chunk, noise, self._solver_steps).features
-        self._taken = self._taken + 1
-        self._probability = self._detector.probability(self._features)
-        self._success = self._probability >= self.success_threshold
-        time = self._start + self._taken * self.chunk_length
-        reward = self._reward(self._features, self._demonstration, time) + self._bonus * self._success
-        terminated = self._success & self._terminate
-        truncated = (self._taken >= self._max_chunks) & ~terminated
-        final: dict[str, Any] = {}
+        self._check_open("step()")
+        reward, terminated, truncated = self._dream.step(self._read(actions))
+        slots, final = self._dream.slots, {}
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            finished = self._done  # in the step before: this one only resets them, and their action is ignored
-            self._next_episode(finished)
+            finished = slots.ended  # in the step before: this one only resets them, and their action is ignored
+            self._dream.next_episode(finished)
             reward = torch.where(finished, 0.0, reward)
             terminated, truncated = terminated & ~finished, truncated & ~finished
-            self._done = terminated | truncated
+            slots.ended = terminated | truncated
         elif self.autoreset_mode is AutoresetMode.SAME_STEP:
             finished = terminated | truncated
             if self.output == "torch" or finished.any():
-                final = infos.final(self._observe(), self._infos(finished), finished)
-            self._next_episode(finished)
-        info = {**final, **self._infos(torch.ones_like(self._done))}
-        if self.output == "torch":
-            return self._observe(), reward, terminated, truncated, info
-        rewards = reward.cpu().double().numpy()  # float64 as in Gymnasium's own vector environments
-        return (
-            self._observe().cpu().numpy(),
-            rewards,
-            terminated.cpu().numpy(),
-            truncated.cpu().numpy(),
-            infos.to_numpy(info),
-        )
+                final = infos.final(self._observe(), self._dream.infos(finished), finished)
+            self._dream.next_episode(finished)
+        reward = reward.double() if self.output == "numpy" else reward  # as in Gymnasium's own vector environments
+        info = {**final, **self._dream.infos(self._dream.everyone)}
+        return self._told(self._observe(), reward, terminated, truncated, info)
 
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        """The present state of every slot as a tuple of (H, W, 3) uint8 frames; decoded only now that you ask.
+    def get_state(self) -> DreamState:
+        """Saves every slot: picklable, and indexable by slot to branch, see :class:`rla_gym.dream_state.DreamState`."""
+        self._check_open("get_state()")
+        return self._dream.save()
+
+    @torch.no_grad()
+    def set_state(
+        self, state: DreamState, *, seed: int | Sequence[int | None] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Goes on from a saved state as the environment that saved it would, if it was made with the same arguments.
+
+        Args:
+            state: one slot for each of this environment's. Branches of one slot share its noise: only their actions
+                tell them apart.
+            seed: as in :meth:`reset`; from here on each slot draws the noise of this seed and of its own number.
+
+        Returns:
+            Observations and infos of the restored step.
 
         Raises:
-            gymnasium.error.ResetNeeded: before the first :meth:`reset`.
+            ValueError, TypeError: a bad seed, or a state of another world, chunk length, number of slots or version;
+                nothing has changed then.
         """
         self._check_open()
+        self._dream.restore(state, checked_seeds(seed, self.num_envs))
+        self._started = True
+        return self._told(self._observe(), self._dream.infos(self._dream.everyone))
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """The present state of every slot as a tuple of (H, W, 3) uint8 frames; decoded only now that you ask."""
+        self._check_open("render()")
         if self.render_mode is None:
             gym.logger.warn("render() without a render mode: make the environment with render_mode='rgb_array'")
             return None
-        if not self._started:
-            raise gym.error.ResetNeeded("call reset() before render()")
-        return tuple(self._model.decode(self._features).cpu().numpy())
+        with torch.no_grad():
+            return tuple(self._dream.decode().cpu().numpy())
 
     def close_extras(self, **kwargs: Any) -> None:
         """Lets go of the world; the last environment that uses it frees its memory."""
         self._release()
-        del self._model, self._detector, self._demonstrations, self._reward, self._starts, self._features
+        del self._dream
 
-    def _check_open(self) -> None:
+    def _check_open(self, before: str = "") -> None:
         if self.closed:
             raise gym.error.ClosedEnvironmentError("this environment is closed: make a new one")
+        if before and not self._started:
+            raise gym.error.ResetNeeded(f"call reset() before {before}")
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
-        if isinstance(seed, Sequence | np.ndarray):
-            seeds = [None if one is None else operator.index(one) for one in seed]
-        else:
-            seeds = [None if seed is None else operator.index(seed)] * self.num_envs
-            super().reset(seed=seeds[0])
-        if self._started:
-            return seeds
-        return [self.np_random_seed if one is None else one for one in seeds]  # drawn from entropy
+    def _observe(self) -> Any:
+        return self._observations.build(self._dream.parts())
 
-    def _drawn(self) -> tuple[Tensor, Tensor]:
-        return self._starts.draw(counter_noise.fold(self._slots.key, _STARTS))
-
-    def _next_episode(self, mask: Tensor) -> None:
-        self._slots.advance(mask)
-        demonstration, start = self._drawn()
-        self._begin(mask, self._demonstrations.at(demonstration, start).float(), demonstration, start)
-
-    def _begin(self, mask: Tensor, features: Tensor, demonstration: Tensor, start: Tensor) -> None:
-        self._features = torch.where(mask[:, None, None], features, self._features)
-        self._demonstration = torch.where(mask, demonstration, self._demonstration)
-        self._start = torch.where(mask, start, self._start)
-        self._taken = torch.where(mask, 0, self._taken)
-        self._probability = torch.where(mask, self._detector.probability(features), self._probability)
-        self._success = self._success & ~mask  # who has done nothing yet has not succeeded
-
-    def _observe(self) -> Tensor:
-        if self._obs == "rgb":
-            return self._model.decode(self._features)
-        # Apart from the state itself, so that nobody who edits an observation edits the dream.
-        return self._features.to("cpu" if self.output == "numpy" else self._device, copy=True)
-
-    def _infos(self, mask: Tensor) -> dict[str, Any]:
-        values = {
-            "success": self._success,
-            "success_probability": self._probability,
-            "control_steps": self._taken * self.chunk_length,
-            "demonstration": self._demonstration,
-        }
-        return infos.masked(values, mask)
+    def _told(self, *values: Any) -> Any:
+        return values if self.output == "torch" else tuple(map(infos.to_numpy, values))

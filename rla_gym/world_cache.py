@@ -1,16 +1,20 @@
-"""Worlds loaded once per process: environments over the same folder and device share the weights."""
+"""Worlds and encoders loaded once per process: environments over the same folder and device share the weights."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rewards.success import SuccessDetector
-from world_models.world_model import World, load_world, world_folder
+from world_models.state import StateEncoder
+from world_models.world_model import World, load_encoder, load_world, world_folder
 
 Key = tuple[Any, ...]
 
@@ -21,14 +25,33 @@ class OpenWorld:
 
     world: World
     detector: SuccessDetector
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of all that a dream in this world depends on: dynamics, weights, detector, demonstrations."""
+        demonstrations = self.world.demonstrations
+        digest = hashlib.sha256(repr((type(self.world.model).__name__, self.detector.threshold)).encode())
+        for tensor in (
+            *self.world.model.state_dict().values(),
+            *self.detector.state_dict().values(),
+            demonstrations.features,
+            demonstrations.lengths,
+        ):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass
+class _Loaded:
+    content: Any
     users: int = 0
 
 
-_open: dict[Key, OpenWorld] = {}
+_open: dict[Key, _Loaded] = {}
 _lock = threading.Lock()
 
 
-def acquire(world: str | Path, dynamics: str, device: torch.device) -> tuple[Key, OpenWorld]:
+def acquire_world(world: str | Path, dynamics: str, device: torch.device) -> tuple[Key, OpenWorld]:
     """The world, loaded if no environment of this process has it open; :func:`release` the key when done with it.
 
     A world whose files changed since (a finished training, say) is loaded afresh.
@@ -37,17 +60,22 @@ def acquire(world: str | Path, dynamics: str, device: torch.device) -> tuple[Key
         ValueError, FileNotFoundError: no such world or dynamics, or it has no success detector; as the loaders say.
     """
     folder = world_folder(world)
-    key = (*_identity(folder), dynamics, str(device))
-    with _lock:
-        if key not in _open:
-            loaded = load_world(folder, dynamics=dynamics, device=device)
-            _open[key] = OpenWorld(loaded, SuccessDetector.load(folder, device))
-        _open[key].users += 1
-        return key, _open[key]
+
+    def load() -> OpenWorld:
+        loaded = load_world(folder, dynamics=dynamics, device=device)
+        return OpenWorld(loaded, SuccessDetector.load(folder, device))
+
+    return _acquire((*_identity(folder), dynamics, str(device)), load)
+
+
+def acquire_encoder(world: str | Path, device: torch.device) -> tuple[Key, StateEncoder]:
+    """A world's encoder alone, shared and released as :func:`acquire_world` says."""
+    folder = world_folder(world)
+    return _acquire((*_identity(folder), "encoder", str(device)), lambda: load_encoder(folder, device))
 
 
 def release(key: Key) -> None:
-    """One environment less; the last one frees the world."""
+    """One environment less; the last one frees the memory."""
     with _lock:
         _open[key].users -= 1
         if _open[key].users == 0:
@@ -55,8 +83,16 @@ def release(key: Key) -> None:
 
 
 def open_worlds() -> int:
-    """How many worlds this process holds in memory."""
+    """How many worlds and encoders this process holds in memory."""
     return len(_open)
+
+
+def _acquire(key: Key, load: Callable[[], Any]) -> tuple[Key, Any]:
+    with _lock:
+        if key not in _open:
+            _open[key] = _Loaded(load())
+        _open[key].users += 1
+        return key, _open[key].content
 
 
 def _identity(folder: Path) -> Key:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 
+from rewards import SuccessDetector
+from rla_gym import RLAWMVectorEnv
+from tests.dreams import Make
 from world_models.data.demonstrations import Demonstrations
 from world_models.features import EncoderConfig, FeatureEncoder
 from world_models.flow import FlowConfig
@@ -18,9 +24,12 @@ from world_models.regression import RegressionConfig
 from world_models.rgb_decoder import RGBDecoderConfig
 from world_models.rla import RLAConfig
 from world_models.state import StateEncoder
-from world_models.world_model import RegressionWorldModel, RLAWorldModel, WorldConfig
+from world_models.world_model import RegressionWorldModel, RLAWorldModel, WorldConfig, load_world
 
 torch.set_num_threads(1)
+# The same few examples in every run: a test that fails fails for everybody, and again.
+hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=12)
+hypothesis.settings.load_profile("deterministic")
 
 
 def tiny_config(proprioception: int = 0) -> WorldConfig:
@@ -47,24 +56,25 @@ def tiny_config(proprioception: int = 0) -> WorldConfig:
 @pytest.fixture(scope="session")
 def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world from video alone, of random weights: L=16, C=8, A=4, K=8, 32 px, n=4, d=4, six demonstrations."""
-    return write_tiny_world(tmp_path_factory.mktemp("tiny_world"), tiny_config())
+    return save_tiny_world(tmp_path_factory.mktemp("tiny_world"), spread=0.1)
 
 
 @pytest.fixture(scope="session")
 def sensing_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with four proprioceptive readings in its state: L=17."""
-    return write_tiny_world(tmp_path_factory.mktemp("sensing_world"), tiny_config(proprioception=4))
+    return save_tiny_world(tmp_path_factory.mktemp("sensing_world"), spread=0.1, proprioception=4)
 
 
-def write_tiny_world(folder: Path, config: WorldConfig) -> Path:
-    """Save both dynamics with random weights, and demonstrations that drift."""
+def save_tiny_world(folder: Path, spread: float, proprioception: int = 0) -> Path:
+    """Random weights of this spread: at 0.1 actions and noise hardly move a prediction, at 0.4 they do."""
+    config = tiny_config(proprioception)
     torch.manual_seed(0)
     encoder = StateEncoder(FeatureEncoder(config.encoder), config.proprioception)
     for model in (RLAWorldModel(config, encoder), RegressionWorldModel(config, encoder)):
         for parameter in model.parameters():
             # Zero-initialised outputs would make every prediction the identity.
             if parameter.requires_grad:
-                torch.nn.init.normal_(parameter, std=0.1)
+                torch.nn.init.normal_(parameter, std=spread)
         if isinstance(model, RLAWorldModel):
             model.rla.fit_components(torch.randn(200, encoder.num_tokens, encoder.channels))
         model.save(folder)
@@ -74,3 +84,29 @@ def write_tiny_world(folder: Path, config: WorldConfig) -> Path:
     actions = [torch.rand(length, 4) * 2 - 1 for length in lengths]
     Demonstrations.stack(features, actions).save(folder / "starts.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny world that heeds actions and noise, with a success detector that fires now and then."""
+    folder = save_tiny_world(tmp_path_factory.mktemp("world"), spread=0.4)
+    torch.manual_seed(10)  # of ten detectors, the one that fires in some dreams and not in others
+    detector = SuccessDetector(16, 8).requires_grad_(False)
+    states = load_world(folder).demonstrations.features.float().flatten(0, 1)
+    detector.threshold = detector.probability(states).quantile(0.9).item()
+    detector.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def make(world: str) -> Iterator[Make]:
+    """Makes vector environments over that world, and closes them."""
+    opened: list[RLAWMVectorEnv] = []
+
+    def make_vector_env(num_envs: int = 3, **arguments: Any) -> RLAWMVectorEnv:
+        opened.append(RLAWMVectorEnv(num_envs, **{"world": world, **arguments}))
+        return opened[-1]
+
+    yield make_vector_env
+    for env in opened:
+        env.close()

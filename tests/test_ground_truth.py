@@ -75,7 +75,7 @@ def test_chunk_is_its_control_steps_and_success_terminates(env: RobosuiteEnv) ->
     assert env.observation_space.contains(observation)
     assert rewards[-1] == 1.0
     assert ends[-1] == (True, False)
-    assert info == {"success": True, "control_steps": 48}
+    assert info == {"success": True, "control_steps": 48, "reward_alignment": 0.0, "reward_success": 1.0}
     assert rewards[0] == 0.0
     assert ends[0] == (False, False)
 
@@ -143,11 +143,16 @@ def test_bad_actions_are_named(env: RobosuiteEnv) -> None:
         env.step(np.where(np.arange(32) == 5, np.nan, 0.0))
     with pytest.raises(ValueError, match="dtype int64"):
         env.step(np.zeros(32, np.int64))
+    strict = RobosuiteEnv(obs="last_action", out_of_bounds="raise")
+    strict.reset(seed=0)
+    with pytest.raises(ValueError, match=r"reach -1.5 at index 3: keep them within \[-1, 1\]"):
+        strict.step(np.where(np.arange(32) == 3, -1.5, 0.0))
+    strict.close()
     with pytest.raises(ValueError, match=r"expected \(4,\)"):
         env.control_step(np.zeros(7))
     with pytest.raises(ValueError, match=r"unknown placement 'far'.*'standard', 'wide'"):
         env.reset(options={"placement": "far"})
-    with pytest.raises(ValueError, match="unknown reset options"):
+    with pytest.raises(ValueError, match="unknown reset option 'demo'"):
         env.reset(options={"demo": 1})
 
 
@@ -156,14 +161,18 @@ def test_bad_actions_are_named(env: RobosuiteEnv) -> None:
     [
         ({"task": "Juggle"}, "unknown task 'Juggle': choose one of 'Lift'"),
         ({"placement": "far"}, "unknown placement 'far'"),
-        ({"obs": "state"}, "unknown obs 'state'"),
-        ({"render_mode": "human"}, "unknown render_mode 'human'"),
-        ({"chunk_length": 0}, "chunk_length must be at least 1"),
+        ({"obs": "state"}, "obs='state': choose one of 'features', 'pooled', 'rgb'"),
+        ({"output": "jax"}, "output='jax': choose one of 'numpy', 'torch'"),
+        ({"reward": "dense"}, "unknown reward 'dense': choose one of 'corresponding', 'goal', 'sparse'"),
+        ({"out_of_bounds": "wrap"}, "out_of_bounds='wrap'"),
+        ({"render_mode": "human"}, "render_mode='human'"),
+        ({"chunk_length": 0}, "chunk_length=0 must be at least 1"),
     ],
 )
-def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
+@pytest.mark.parametrize("kind", [RobosuiteEnv, RobosuiteVectorEnv])
+def test_bad_arguments_are_named(kind: type, arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RobosuiteEnv(**arguments)
+        kind(**arguments)
 
 
 def test_missing_software_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +228,19 @@ def test_vector_features_are_those_of_single_environments(env: RobosuiteEnv, tin
         vector.step(np.zeros((2, 4), np.float32))
     with pytest.raises(ValueError, match="simulator 1 hold NaN"):
         vector.step(np.array([[0.0] * 32, [np.nan] * 32], np.float32))
+    for options, message in (
+        ({"demo": 1}, "unknown reset option 'demo'"),
+        ({"placement": "far"}, "unknown placement 'far'"),
+        ({"reset_mask": np.zeros(2, bool)}, "at least one slot"),
+        ({"reset_mask": [1, 0]}, "reset_mask has dtype int64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vector.reset(options=options)
+    with pytest.raises(ValueError, match="1 seeds for 2 slots"):
+        vector.reset(seed=[3])
     vector.close()
+    with pytest.raises(gym.error.ClosedEnvironmentError):
+        vector.reset()
 
 
 def test_vector_torch_output_and_same_step_reset(env: RobosuiteEnv, tiny_world_folder: Path) -> None:
@@ -240,7 +261,7 @@ def test_vector_torch_output_and_same_step_reset(env: RobosuiteEnv, tiny_world_f
 
 
 def test_processes_give_what_one_process_gives(env: RobosuiteEnv) -> None:
-    with pytest.raises(ValueError, match="unknown vectorization 'threads'"):
+    with pytest.raises(ValueError, match="vectorization='threads'"):
         RobosuiteVectorEnv(1, vectorization="threads")
     vector = RobosuiteVectorEnv(1, obs="rgb", vectorization="async", render_mode="rgb_array")
     try:

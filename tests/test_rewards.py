@@ -49,8 +49,14 @@ def test_goal_reward_does_not_know_the_time(demonstrations: Demonstrations) -> N
     assert isinstance(reward, GoalReward)
 
 
+def test_sparse_reward_pays_nothing_on_the_way(demonstrations: Demonstrations) -> None:
+    reward = make_reward("sparse", demonstrations)
+    paid = reward(demonstrations.features[:, 0].float(), torch.tensor([0, 1]), torch.tensor([0, 3]))
+    assert torch.equal(paid, torch.zeros(2))
+
+
 def test_an_unknown_reward_names_the_known_ones(demonstrations: Demonstrations) -> None:
-    with pytest.raises(ValueError, match=r"unknown reward 'shaped'.*'corresponding', 'goal'"):
+    with pytest.raises(ValueError, match=r"unknown reward 'shaped'.*'corresponding', 'goal', 'sparse'"):
         make_reward("shaped", demonstrations)
 
 

@@ -51,6 +51,10 @@ class ProprioceptionToken(nn.Module):
             )
         return tile((readings.float() - self.mean) / self.std, self.channels)
 
+    def readings(self, token: Tensor) -> Tensor:
+        """The inverse: token ``(B, 1, C)`` to readings with their change ``(B, 2 P)``, in the robot's units."""
+        return untile(token, 2 * self.size) * self.std + self.mean
+
 
 def tile(values: Tensor, channels: int) -> Tensor:
     """Standardised values ``(B, R)`` to a token ``(B, 1, channels)``; channels that are left over are zero."""

@@ -67,6 +67,16 @@ class StateEncoder(nn.Module):
             )
         return torch.cat([tokens, self.proprioception(readings.to(tokens.device))], dim=1)
 
+    def sense(self, features: Tensor) -> Tensor:
+        """Readings and their change ``(B, R)``, in the robot's units, of states ``(B, L, C)``.
+
+        Raises:
+            ValueError: the world was trained from video alone.
+        """
+        if self.proprioception is None:
+            raise ValueError("this world was trained from video alone and knows no proprioception")
+        return self.proprioception.readings(features[:, -1:])
+
     def fingerprint(self) -> str:
         """Hex digest of structure and weights: two encoders that differ at all never share a feature cache."""
         digest = hashlib.sha256(self.visual.fingerprint().encode())

@@ -61,8 +61,12 @@ class WorldConfig:
     def from_dict(cls, content: dict[str, Any], source: str = "config.json") -> WorldConfig:
         """Read what :meth:`to_dict` wrote; raises ValueError for another format."""
         content = dict(content)
-        if content.pop("format", None) != FORMAT:
-            raise ValueError(f"{source} is not a world of format {FORMAT}; train it anew or install a matching rla-gym")
+        found = content.pop("format", None)
+        if found != FORMAT:
+            raise ValueError(
+                f"{source} is a world of format {found}, this rla-gym reads format {FORMAT}; train it anew, or install "
+                "the rla-gym that it was trained with"
+            )
         parts = {
             "encoder": EncoderConfig,
             "rgb_decoder": RGBDecoderConfig,
@@ -135,6 +139,10 @@ class WorldModel(nn.Module):
     def decode(self, features: Tensor) -> Tensor:
         """Features ``(B, L, C)`` to uint8 frames ``(B, H, W, 3)``."""
         return self.rgb_decoder.to_rgb(features[:, : self.encoder.patch_tokens])
+
+    def sense(self, features: Tensor) -> Tensor:
+        """What the robot senses in states ``(B, L, C)``: readings and their change ``(B, R)``, in its own units."""
+        return self.encoder.sense(features)
 
     def check_actions(self, actions: Tensor) -> None:
         """Raise ValueError unless ``actions`` is ``(B, k, A)`` with 1 <= k <= K."""

@@ -196,7 +196,7 @@ def record_episode(env: RobosuiteEnv, behaviour: Behaviour, length: int) -> Reco
         state = env.simulator_state()
         for name, value in state.items():
             columns[f"simulator.{name}"][step] = value
-        columns["observation.state"][step] = env.readings()
+        columns["observation.state"][step] = env.proprioception()[:4]
         success = env.is_success()
         actions[step] = behaviour.act(state)
         env.control_step(actions[step])

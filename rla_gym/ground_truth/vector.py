@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -10,11 +9,17 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
+from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rla_gym.ground_truth.env import RobosuiteEnv
+from rla_gym.arguments import OUT_OF_BOUNDS, RENDER_MODES, at_least, checked_seeds, one_of
+from rla_gym.ground_truth.actions import checked_actions
+from rla_gym.ground_truth.env import RobosuiteEnv, check_options
+from rla_gym.ground_truth.perception import SHOWN, Perception
+from rla_gym.ground_truth.processes import end_processes, start_processes
+from rla_gym.observations import by_slot
+from rla_gym.tasks import get_task
 
 
 class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
@@ -25,24 +30,18 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
     :class:`~rla_gym.ground_truth.env.RobosuiteEnv` with Gymnasium's vector conventions; ``reset(seed=s)`` seeds
     simulator i with ``s + i``. With ``output="torch"`` everything returned is a tensor on ``device``.
 
-    Processes are spawned: a script that asks for ``"async"`` needs its ``if __name__ == "__main__":``.
+    Processes are spawned: a script that asks for ``"async"`` needs its ``if __name__ == "__main__":``. They end with
+    :meth:`close`, with this object, with the script, and when one of them fails or a call is interrupted.
 
     Args:
         num_envs: simulators B.
-        task: name of the task.
-        placement: name of the object placement.
-        obs: ``"features"`` or ``"rgb"``.
-        world: world whose encoder makes the features. Unused with ``"rgb"``.
-        chunk_length: control steps in a step (K); the task's own if None.
-        max_chunks: steps in an episode; the task's own if None.
         vectorization: ``"sync"`` or ``"async"``.
-        output: ``"numpy"`` or ``"torch"``.
         autoreset_mode: Gymnasium's NEXT_STEP (default), SAME_STEP or DISABLED, or its string.
-        render_mode: ``"rgb_array"`` or None.
-        device: torch device of the encoder, and of everything returned with ``output="torch"``.
+        task, placement, obs, world, output, reward, success_bonus, terminate_on_success, out_of_bounds, chunk_length,
+            max_chunks, render_mode, device: as in :class:`~rla_gym.ground_truth.env.RobosuiteEnv`.
 
     Raises:
-        ValueError: for an argument out of its range.
+        ValueError, FileNotFoundError: an argument is out of its range, or there is no such world.
         ImportError: if robosuite is not installed, does not fit the installed MuJoCo, or there is no GL.
     """
 
@@ -50,6 +49,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         "render_modes": ["rgb_array"],
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
+    closed = True  # until there is something to close
 
     def __init__(
         self,
@@ -57,54 +57,55 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         *,
         task: str = "Lift",
         placement: str = "standard",
-        obs: str = "features",
+        obs: str | Sequence[str] = "features",
         world: str = "lift",
+        output: str = "numpy",
+        reward: str = "sparse",
+        success_bonus: float = 1.0,
+        terminate_on_success: bool = True,
+        out_of_bounds: str = "clip",
         chunk_length: int | None = None,
         max_chunks: int | None = None,
         vectorization: str = "sync",
-        output: str = "numpy",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         device: str = "cpu",
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        for name, value, choices in (
-            ("obs", obs, ("features", "rgb")),
-            ("vectorization", vectorization, ("sync", "async")),
-            ("output", output, ("numpy", "torch")),
-            ("render_mode", render_mode, (None, "rgb_array")),
-        ):
-            if value not in choices:
-                raise ValueError(f"unknown {name} {value!r}: choose {' or '.join(map(repr, choices))}")
-        self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
+        self._task = get_task(task)
+        self._task.placement_half_width(placement)
+        one_of(("sync", "async"), vectorization=vectorization)
+        one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
+        one_of(RENDER_MODES, render_mode=render_mode)
+        at_least(1, num_envs=num_envs, chunk_length=chunk_length, max_chunks=max_chunks)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self._device = device
-        self._encode = None
-        if obs == "features":  # before any simulator starts: a missing world is the cheaper error
-            self._encode = importlib.import_module("world_models.world_model").load_encoder(world, device=device)
+        self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
+        self.chunk_length = self._task.chunk_length if chunk_length is None else chunk_length
+        self._placement, self._out_of_bounds = placement, out_of_bounds
+        size = self.chunk_length * self._task.action_dim
+        self._perception = Perception(  # before any simulator starts: a missing world is the cheaper error
+            obs, self._task, num_envs=num_envs, action_size=size, world=world, reward=reward, output=output,
+            device=device,
+        )  # fmt: skip
         make = partial(
-            _make_simulator, task=task, placement=placement, chunk_length=chunk_length, max_chunks=max_chunks
-        )
+            _make_simulator, task=task, placement=placement, success_bonus=success_bonus,
+            terminate_on_success=terminate_on_success, chunk_length=chunk_length, max_chunks=max_chunks,
+        )  # fmt: skip
         self._simulators: SyncVectorEnv | AsyncVectorEnv
         if vectorization == "sync":
             self._simulators = SyncVectorEnv([make] * num_envs, autoreset_mode=self.autoreset_mode)
         else:
-            # Spawned, for a GL context does not survive a fork.
-            self._simulators = AsyncVectorEnv([make] * num_envs, context="spawn", autoreset_mode=self.autoreset_mode)
+            self._simulators = start_processes(make, num_envs, self.autoreset_mode)
+        self.closed = False
         self.metadata = {
             **self._simulators.metadata,
             "render_modes": ["rgb_array"],
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_action_space = self._simulators.single_action_space
-        self.single_observation_space = self._simulators.single_observation_space
-        if self._encode is not None:
-            shape = (self._encode.num_tokens, self._encode.channels)
-            self.single_observation_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.single_action_space = Box(-1.0, 1.0, (size,), np.float32)
+        self.single_observation_space = self._perception.space
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._frames: np.ndarray | None = None
+        self._shown: dict[str, np.ndarray] | None = None
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -119,134 +120,159 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
             Observations and infos.
 
         Raises:
-            ValueError: for an unknown placement or option.
+            ValueError: for an unknown placement or option, a bad seed, or a mask of another shape or without a slot.
         """
-        seed = int(seed) if isinstance(seed, np.integer) else seed
-        super().reset(seed=seed if isinstance(seed, int) else None)
-        options = None if options is None else dict(options)  # Gymnasium takes the mask out of it
-        if options is not None and "reset_mask" in options:
-            options["reset_mask"] = np.asarray(options["reset_mask"], dtype=bool)
-        seeds = seed if seed is None or isinstance(seed, int) else list(seed)
-        self._frames, infos = self._simulators.reset(seed=seeds, options=options)
-        return self._observe(self._frames), self._convert_infos(infos)
+        self._check_open()
+        options = {} if options is None else dict(options)  # Gymnasium takes the mask out of it
+        mask = options.pop("reset_mask", None)
+        self._task.placement_half_width(check_options(options, self._placement))
+        if mask is not None:
+            options["reset_mask"] = self._checked_mask(mask)
+        seeds = checked_seeds(seed, self.num_envs)
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=seeds[0])
+            seeds = [int(seed) + simulator for simulator in range(self.num_envs)]
+        self._shown, infos = self._ask("reset", seed=seeds, options=options)
+        observations, infos, _ = self._perceive(infos)
+        return observations, self._told_infos(infos)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Executes one chunk in every simulator.
 
         Args:
-            actions: (num_envs, K*A) float array or tensor, row-major (K, A); beyond [-1, 1] they are clipped.
+            actions: (num_envs, K*A) float array or tensor, row-major (K, A).
 
         Returns:
             Observations, rewards (num_envs,), terminated and truncated (num_envs,) bool, infos.
 
         Raises:
-            ValueError: actions of another shape or dtype, or with NaN or infinity.
+            ValueError: actions of another shape or dtype, with NaN or infinity, or beyond the bounds where these raise.
             gymnasium.error.ResetNeeded: before the first :meth:`reset`.
         """
-        if self._frames is None:
-            raise gym.error.ResetNeeded("call reset() before step()")
-        checked = self._checked(actions)
-        self._frames, rewards, terminated, truncated, infos = self._simulators.step(checked)
-        ended = terminated | truncated
-        if self.output == "numpy":
-            return self._observe(self._frames), rewards, terminated, truncated, self._convert_infos(infos)
-        import torch
-
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:  # as the dream: always there, to be read where the mask is
-            infos.setdefault("final_obs", np.full(self.num_envs, None, dtype=object))
-            infos.setdefault("final_info", {})
-            infos["_final_obs"] = infos["_final_info"] = ended
-        return (
-            self._observe(self._frames),
-            torch.from_numpy(rewards).to(self._device, torch.float32),
-            torch.from_numpy(terminated).to(self._device),
-            torch.from_numpy(truncated).to(self._device),
-            self._convert_infos(infos),
-        )
+        self._check_open("step()")
+        shape = self.action_space.shape
+        assert shape is not None
+        meaning = f"{self.num_envs} simulators x K={self.chunk_length} control steps x A={self._task.action_dim}"
+        chunks = checked_actions(actions, shape, meaning, self._out_of_bounds).astype(np.float32)
+        self._shown, rewards, terminated, truncated, infos = self._ask("step", chunks)
+        if self.output == "torch" and self.autoreset_mode is AutoresetMode.SAME_STEP:  # always there, as in the dream
+            ended = terminated | truncated
+            infos = {"final_obs": None, "_final_obs": ended, "final_info": {}, "_final_info": ended.copy(), **infos}
+        observations, infos, alignment = self._perceive(infos)
+        rewards = (rewards + alignment).astype(np.float64 if self.output == "numpy" else np.float32)
+        told = self._perception.told
+        return observations, told(rewards), told(terminated), told(truncated), self._told_infos(infos)
 
     def simulator_state(self) -> dict[str, np.ndarray]:
         """The truth in every simulator: as ``RobosuiteEnv.simulator_state()``, each array with (num_envs,) in front.
 
         For evaluation only, never for training.
         """
-        states = self._simulators.call("simulator_state")
+        states = self._ask("call", "simulator_state")
         return {name: np.stack([state[name] for state in states]) for name in states[0]}
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The present picture of every simulator, (size, size, 3) uint8 each; None without a render mode."""
         if self.render_mode is None:
             return None
-        if self._frames is None:
-            raise gym.error.ResetNeeded("call reset() before render()")
-        return tuple(self._frames.copy())
+        self._check_open("render()")
+        assert self._shown is not None
+        return tuple(self._shown["rgb"].copy())
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the simulators and their processes."""
-        self._simulators.close(**kwargs)
+        if isinstance(self._simulators, AsyncVectorEnv):
+            end_processes(self._simulators)
+        else:
+            self._simulators.close(**kwargs)
+        self._perception.close()
 
-    def _checked(self, actions: Any) -> np.ndarray:
-        if hasattr(actions, "detach"):
-            actions = actions.detach().cpu().numpy()
-        array = np.asarray(actions)
-        if array.shape != self.action_space.shape:
+    def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
+        try:
+            return getattr(self._simulators, method)(*arguments, **named)
+        except BaseException:
+            if isinstance(self._simulators, AsyncVectorEnv):
+                self.close()  # one has failed, or was interrupted half-way: none of them can go on
+            raise
+
+    def _check_open(self, before: str = "") -> None:
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError("this environment is closed: make a new one")
+        if before and self._shown is None:
+            raise gym.error.ResetNeeded(f"call reset() before {before}")
+
+    def _checked_mask(self, mask: Any) -> np.ndarray:
+        array = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
+        if array.shape != (self.num_envs,) or array.dtype != np.bool_:
             raise ValueError(
-                f"actions have shape {array.shape}, but {self.num_envs} simulators with chunks of "
-                f"{self.single_action_space.shape} values need {self.action_space.shape}, row-major (K, A)"
+                f"reset_mask has dtype {array.dtype} and shape {array.shape}: give bool ({self.num_envs},)"
             )
-        if array.dtype.kind != "f":
-            raise ValueError(f"actions have dtype {array.dtype}: convert them to float32")
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if len(bad):
-            raise ValueError(f"actions of simulator {bad[0]} hold NaN or infinity: look for a diverged policy")
-        return np.clip(array, -1.0, 1.0).astype(np.float32)
+        if not array.any() or (self._shown is None and not array.all()):
+            raise ValueError(f"reset_mask={array}: reset at least one slot, and every slot the first time")
+        return array
 
-    def _observe(self, frames: np.ndarray) -> Any:
-        """What (B, size, size, 3) frames are as observations: (B, ...) array or tensor."""
-        if self._encode is None and self.output == "numpy":
-            return frames
-        import torch
+    def _perceive(self, infos: dict[str, Any]) -> tuple[Any, dict[str, Any], np.ndarray]:
+        """Observations of what is shown, infos with what the features say, and the alignment reward (B,).
 
-        if self._encode is None:
-            return torch.from_numpy(frames).to(self._device, copy=True)
-        with torch.inference_mode():
-            features = self._encode(torch.from_numpy(frames).to(self._device)).float()
-        # A tensor made in inference mode could not enter a policy's training.
-        return features.clone() if self.output == "torch" else features.cpu().numpy()
-
-    def _convert_infos(self, infos: dict[str, Any]) -> dict[str, Any]:
-        """Pictures in ``final_obs`` become observations; with torch output every array becomes a tensor."""
-        infos = dict(infos)
+        Pictures of the present and of episodes that ended within this step are encoded together.
+        """
+        shown, infos = self._shown, dict(infos)
+        assert shown is not None
+        ended = np.flatnonzero(infos.get("_final_obs", np.zeros(self.num_envs, bool)))
+        last = {name: np.stack([infos["final_obs"][slot][name] for slot in ended]) for name in shown if len(ended)}
+        last = last or {name: array[:0] for name, array in shown.items()}
+        features: Any = self._perception.features(
+            {name: np.concatenate([shown[name], last[name]]) for name in ("rgb", "proprioception")}
+        )
+        nothing: tuple[Any, Any] = (None, None)
+        present, final = nothing if features is None else (features[: self.num_envs], features[self.num_envs :])
         if "final_obs" in infos:
-            ended = np.flatnonzero(infos["_final_obs"])
-            observed = self._observe(np.stack(infos["final_obs"][ended])) if len(ended) else []
-            if self.output == "numpy":
-                final = np.full(self.num_envs, None, dtype=object)
-                for slot, observation in zip(ended, observed, strict=True):
-                    final[slot] = observation
-                infos["final_obs"] = final
-            else:
-                infos["final_obs"] = self._scattered(ended, observed)
-        return infos if self.output == "numpy" else {name: self._tensor(value) for name, value in infos.items()}
+            infos["final_obs"] = _scatter(self._perception.observe(last, final), ended, self.num_envs)
+        alignment = np.zeros(self.num_envs)
+        if self._perception.alignment is not None:
+            reached, steps = present.clone(), infos["control_steps"].copy()
+            if len(ended):
+                reached[ended], steps[ended] = final, infos["final_info"]["control_steps"][ended]
+            alignment = self._perception.alignment(reached, steps)
+            self._add_alignment(infos, alignment, present)
+        return self._perception.observe(shown, present), infos, alignment
 
-    def _scattered(self, slots: np.ndarray, values: Any) -> Any:
-        import torch
+    def _add_alignment(self, infos: dict[str, Any], alignment: np.ndarray, present: Any) -> None:
+        """Puts the alignment of the steps just taken into the infos, and begins what has begun in this step."""
+        video = self._perception.alignment
+        assert video is not None
 
-        dtype = torch.uint8 if self._encode is None else torch.float32
-        shape = self.single_observation_space.shape
-        assert shape is not None
-        result = torch.zeros(self.num_envs, *shape, dtype=dtype, device=self._device)
-        if len(slots):
-            result[torch.from_numpy(slots).to(self._device)] = values
-        return result
+        def write(into: dict[str, Any], values: np.ndarray) -> None:
+            mask = into["_control_steps"]
+            into["reward_alignment"] = np.where(mask, values, 0.0)
+            into["demonstration"], into["_demonstration"] = np.where(mask, video.demonstration, 0), mask.copy()
 
-    def _tensor(self, value: Any) -> Any:
-        import torch
+        if infos.get("final_info"):
+            write(infos["final_info"], alignment)
+        began = infos["_control_steps"] & (infos["control_steps"] == 0)
+        video.begin(present, began)
+        write(infos, np.where(began, 0.0, alignment))
 
-        if isinstance(value, dict):
-            return {name: self._tensor(item) for name, item in value.items()}
-        return torch.from_numpy(value).to(self._device) if isinstance(value, np.ndarray) else value
+    def _told_infos(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """Infos in the form that ``output`` asks for."""
+        if self.output == "torch":
+            told = self._perception.told
+            return {name: self._told_infos(v) if isinstance(v, dict) else told(v) for name, v in infos.items()}
+        if "final_obs" in infos:
+            infos["final_obs"] = by_slot(infos["final_obs"], infos["_final_obs"])
+        return infos
+
+
+def _scatter(values: Any, slots: np.ndarray, count: int) -> Any:
+    """Observations (len(slots), ...), or a dict of them, as the rows ``slots`` of ``count``; the others are zero."""
+    if isinstance(values, dict):
+        return {name: _scatter(value, slots, count) for name, value in values.items()}
+    shape = (count, *values.shape[1:])
+    rows = np.zeros(shape, values.dtype) if isinstance(values, np.ndarray) else values.new_zeros(shape)
+    rows[slots] = values
+    return rows
 
 
 def _make_simulator(**arguments: Any) -> RobosuiteEnv:
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: other cores have simulators of their own
-    return RobosuiteEnv(obs="rgb", **arguments)
+    return RobosuiteEnv(obs=SHOWN, **arguments)

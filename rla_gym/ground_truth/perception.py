@@ -1,0 +1,103 @@
+"""What a policy gets to see of simulators, and how near they are to the demonstrations. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rla_gym.arguments import OUTPUTS, one_of
+from rla_gym.observations import Observations, check_obs, pool
+from rla_gym.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from rla_gym.ground_truth.real_features import Encoder, VideoAlignment
+
+SHOWN = ("last_action", "proprioception", "remaining_time", "rgb")
+READINGS = 8
+"""Proprioceptive values of a simulator: hand position, gripper opening, and the change of both."""
+"""The observations that a simulator gives by itself; the others are made of its pictures."""
+
+
+class Perception:
+    """Observations of B simulators from what they show.
+
+    Args:
+        obs, world, reward, output, device: as in :class:`rla_gym.ground_truth.env.RobosuiteEnv`.
+        task: what is simulated.
+        num_envs: B.
+        action_size: K*A.
+
+    Attributes:
+        space: of one observation.
+        alignment: the video-aligned reward; None where it is sparse.
+
+    Raises:
+        ValueError, FileNotFoundError: an argument is out of its range, or there is no such world.
+    """
+
+    def __init__(
+        self,
+        obs: str | Sequence[str],
+        task: TaskSpec,
+        *,
+        num_envs: int,
+        action_size: int,
+        world: str | Path,
+        reward: str,
+        output: str,
+        device: str,
+    ) -> None:
+        names = check_obs(obs)
+        one_of(OUTPUTS, output=output)
+        self._output, self._device = output, device
+        self._encoder: Encoder | None = None
+        self.alignment: VideoAlignment | None = None
+        tokens = (1, 1)
+        if reward != "sparse" or not set(names) <= set(SHOWN):
+            real_features = importlib.import_module("rla_gym.ground_truth.real_features")
+            if reward != "sparse":
+                self.alignment = real_features.VideoAlignment(reward, world, task, num_envs, device)
+            self._encoder = real_features.Encoder(world, device)
+            tokens = self._encoder.tokens
+        self._observations = Observations(
+            obs, tokens=tokens, image_size=task.camera.size, action_size=action_size, readings=READINGS
+        )
+        self.space = self._observations.space
+
+    def features(self, shown: dict[str, np.ndarray]) -> Any:
+        """States (B, L, C), a float32 tensor, of what :data:`SHOWN` names; None where nobody needs them."""
+        return None if self._encoder is None else self._encoder(shown["rgb"], shown["proprioception"])
+
+    def observe(self, shown: dict[str, np.ndarray], features: Any) -> Any:
+        """The observations of B simulators: arrays, tensors, or a dict of them, as ``obs`` and ``output`` say.
+
+        Args:
+            shown: what :data:`SHOWN` names, (B, ...) arrays.
+            features: what :meth:`features` made of it.
+        """
+        parts: dict[str, Callable[[], Any]] = {name: partial(shown.get, name) for name in SHOWN}
+        parts |= {"features": lambda: features, "pooled": lambda: pool(features)}
+        observation = self._observations.build(parts)
+        if isinstance(observation, dict):
+            return {name: self.told(value) for name, value in observation.items()}
+        return self.told(observation)
+
+    def told(self, value: Any) -> Any:
+        """An array or tensor in the form that ``output`` asks for; what is neither stays as it is."""
+        if self._output == "numpy":
+            return value if isinstance(value, np.ndarray) else value.cpu().numpy()
+        if not isinstance(value, np.ndarray):
+            return value
+        import torch
+
+        return torch.from_numpy(value).to(self._device)
+
+    def close(self) -> None:
+        """Lets go of the world."""
+        if self._encoder is not None:
+            self._encoder.close()

@@ -1,0 +1,144 @@
+"""The simulation itself: a robosuite task with its camera, one control step at a time.
+
+robosuite and MuJoCo are imported when a simulator is made, never when this module is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+import numpy as np
+
+from rla_gym.ground_truth.rendering import OffscreenRenderer, choose_gl_backend
+from rla_gym.tasks import TaskSpec
+
+_MODEL_SEED = 0
+"""robosuite draws the object's size when it builds the model: one seed, so every process has the same object."""
+
+
+class Simulator:
+    """A robosuite task. The same generator and placement give the same initial state, whatever was done before.
+
+    Args:
+        task: what to simulate.
+
+    Raises:
+        ImportError: robosuite is not installed, does not fit the installed MuJoCo, or there is no GL.
+    """
+
+    def __init__(self, task: TaskSpec) -> None:
+        self._env, self._placer = _make_robosuite(task)
+        self._model = self._env.sim.model._model
+        self._data = self._env.sim.data._data
+        self._mujoco = importlib.import_module("mujoco")
+        robot = self._env.robots[0]
+        arm = robot.arms[0]
+        self._eef_site = robot.eef_site_id[arm]
+        self._finger_qpos = list(robot._ref_gripper_joint_pos_indexes[arm])
+        self._object_body = getattr(self._env, f"{task.object_name}_body_id")
+        self._renderer = OffscreenRenderer(self._model, task.camera)
+        self._readings_before = self.readings()
+
+    def reset(self, rng: np.random.Generator, half_width: float) -> None:
+        """A new initial state from ``rng``, the object within ``half_width`` metres of the middle."""
+        self._env.rng = rng  # the robot's initial joint noise
+        self._placer.rng = rng
+        self._placer.x_range = self._placer.y_range = (-half_width, half_width)
+        self._env.reset()
+        self._readings_before = self.readings()
+
+    def advance(self, control: np.ndarray) -> None:
+        """One control step: (A,) float64 within [-1, 1]."""
+        self._readings_before = self.readings()
+        full = np.zeros(self._env.action_dim)
+        full[:3] = control[:3]
+        full[-1] = control[3]
+        self._env.step(full)
+        # MuJoCo leaves body positions one substep behind the joints; this touches nothing else.
+        self._mujoco.mj_kinematics(self._model, self._data)
+
+    def frame(self) -> np.ndarray:
+        """The picture of the present state: (size, size, 3) uint8, origin at the top left."""
+        return self._renderer.render(self._data)
+
+    def is_success(self) -> bool:
+        """Whether the task is achieved in the present state, by robosuite's own criterion."""
+        return bool(self._env._check_success())
+
+    def readings(self) -> np.ndarray:
+        """What the robot itself senses, (4,) float32: hand position (x, y, z) and gripper opening in metres."""
+        left, right = self._data.qpos[self._finger_qpos]
+        return np.array([*self._data.site_xpos[self._eef_site], left - right], np.float32)
+
+    def proprioception(self) -> np.ndarray:
+        """:meth:`readings` and their change since the control step before, (8,) float32."""
+        readings = self.readings()
+        return np.concatenate([readings, readings - self._readings_before])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The truth behind the picture, see :meth:`rla_gym.ground_truth.env.RobosuiteEnv.simulator_state`."""
+        data = self._data
+        left, right = data.qpos[self._finger_qpos]
+        return {
+            "cube_position": data.xpos[self._object_body].copy(),
+            "eef_position": data.site_xpos[self._eef_site].copy(),
+            "gripper_opening": np.array([left - right]),
+            "state": np.concatenate([[data.time], data.qpos, data.qvel]),
+        }
+
+    def close(self) -> None:
+        """Frees the renderer and the simulation."""
+        self._renderer.close()
+        self._env.close()
+
+
+def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
+    """The robosuite environment of a task and the sampler that places its object."""
+    choose_gl_backend()
+    # robosuite logs at import: hints for its developers, and every optional package that is missing.
+    logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+    try:
+        robosuite = importlib.import_module("robosuite")
+        controllers = importlib.import_module("robosuite.controllers")
+        samplers = importlib.import_module("robosuite.utils.placement_samplers")
+    except ImportError as error:
+        raise ImportError(f'the ground truth needs robosuite ({error}): pip install "rla-gym[robosuite]"') from error
+    controller = controllers.load_composite_controller_config(robot=task.robot)
+    controller["body_parts"]["right"]["type"] = task.controller
+    placer = samplers.UniformRandomSampler(
+        name="ObjectSampler",
+        x_range=(-0.03, 0.03),  # replaced at every reset
+        y_range=(-0.03, 0.03),
+        rotation=None,
+        ensure_object_boundary_in_range=False,
+        ensure_valid_placement=True,
+        reference_pos=np.array((0.0, 0.0, 0.8)),
+        z_offset=0.01,
+        rng=np.random.default_rng(_MODEL_SEED),
+    )
+    try:
+        env = robosuite.make(
+            task.robosuite_name,
+            robots=task.robot,
+            controller_configs=controller,
+            placement_initializer=placer,
+            has_renderer=False,
+            has_offscreen_renderer=False,  # the renderer is ours
+            use_camera_obs=False,
+            use_object_obs=False,
+            control_freq=task.control_hz,
+            hard_reset=False,
+            ignore_done=True,
+            seed=_MODEL_SEED,
+        )
+    except (AssertionError, AttributeError, TypeError) as error:  # what newer MuJoCos have led to
+        version = importlib.import_module("mujoco").__version__
+        raise ImportError(
+            f'this robosuite does not fit MuJoCo {version} ({type(error).__name__}): pip install "rla-gym[robosuite]" '
+            "installs the versions that go together"
+        ) from error
+    for observable in list(env.observation_names):
+        env.modify_observable(observable, "enabled", False)  # we read the state ourselves; this costs 25 times a step
+    return env, placer

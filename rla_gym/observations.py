@@ -1,0 +1,127 @@
+"""What a policy may see, by name: spaces, and how the parts are put together. The dream and its twin share this.
+
+torch is imported only when features are pooled, so simulators that hand out pictures alone do without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OBSERVATIONS = ("features", "pooled", "rgb", "proprioception", "last_action", "remaining_time")
+GRID = 4
+"""Cells a side to which ``pooled`` averages the image's tokens."""
+
+
+class Observations:
+    """The observation space of ``obs``, and observations made from their parts.
+
+    ===================  ======================  =======  ==========================================================
+    name                 shape                   dtype    content
+    ===================  ======================  =======  ==========================================================
+    ``features``         (L, C)                  float32  patch tokens, row by row of the picture, and proprioception
+    ``pooled``           (see :func:`pool`,)     float32  the tokens averaged over a 4 x 4 grid of the picture, flat
+    ``rgb``              (H, W, 3)               uint8    the picture, 0 to 255
+    ``proprioception``   (R,)                    float32  what the robot senses, and its change in the last control step
+    ``last_action``      (K*A,)                  float32  the chunk that led here, within [-1, 1]; zeros after a reset
+    ``remaining_time``   (1,)                    float32  share of the episode's chunks that is left: 1 after a reset
+    ===================  ======================  =======  ==========================================================
+
+    Policies that attend to tokens want ``features``. Standard ones that flatten what they see (Stable-Baselines3's
+    "MlpPolicy") do best with ``pooled``: unlike a mean over all tokens it keeps where things are, in a quarter of the
+    numbers that 64 flattened tokens are, and a small MLP reads places off it better than off those. With
+    ``obs=("pooled", "remaining_time")`` and "MultiInputPolicy" the value function knows the clock, too, by which
+    episodes are cut. ``rgb`` of a dream is decoded from its features at every step: slower, and never more than these.
+
+    Args:
+        obs: one name, which makes the observation that array; or a sequence of names, which makes it a dict of them.
+        tokens: (L, C); not read where no features are asked for.
+        image_size: H and W in pixels.
+        action_size: K*A.
+        readings: R; 0 where the world knows nothing of the robot's senses.
+
+    Attributes:
+        names: what is observed.
+        space: the space of one observation.
+    """
+
+    def __init__(
+        self, obs: str | Sequence[str], *, tokens: tuple[int, int], image_size: int, action_size: int, readings: int
+    ) -> None:
+        self.names, self._is_dict = check_obs(obs), not isinstance(obs, str)
+        if "proprioception" in self.names and readings == 0:
+            raise ValueError(f"obs={obs!r}: this world was trained from video alone and knows no proprioception")
+        pooled = pooled_size(*tokens)
+        known: dict[str, spaces.Space[Any]] = {
+            "features": spaces.Box(-np.inf, np.inf, tokens, np.float32),
+            "pooled": spaces.Box(-np.inf, np.inf, (pooled,), np.float32),
+            "rgb": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
+            "proprioception": spaces.Box(-np.inf, np.inf, (readings,), np.float32),
+            "last_action": spaces.Box(-1.0, 1.0, (action_size,), np.float32),
+            "remaining_time": spaces.Box(0.0, 1.0, (1,), np.float32),
+        }
+        chosen = {name: known[name] for name in self.names}
+        self.space: spaces.Space[Any] = spaces.Dict(chosen) if self._is_dict else chosen[self.names[0]]
+
+    def build(self, parts: Mapping[str, Callable[[], Any]]) -> Any:
+        """The observation: ``parts`` gives an array or tensor for each name, and only those observed are called."""
+        made = {name: parts[name]() for name in self.names}
+        return made if self._is_dict else made[self.names[0]]
+
+
+def check_obs(obs: str | Sequence[str]) -> tuple[str, ...]:
+    """The names in ``obs``, sorted as Gymnasium sorts a dict space.
+
+    Raises:
+        ValueError: there are none, one is unknown, or one comes twice.
+    """
+    names = (obs,) if isinstance(obs, str) else tuple(obs)
+    known = ", ".join(map(repr, OBSERVATIONS))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"obs={obs!r}: give one name, or several different ones for a dict, of {known}")
+    for name in names:
+        if name not in OBSERVATIONS:
+            raise ValueError(f"obs={name!r}: choose one of {known}, or several for a dict")
+    return tuple(sorted(names))
+
+
+def pool(features: Tensor) -> Tensor:
+    """Tokens averaged over a grid of the picture and flattened: (B, L, C) -> (B, D) with D of :func:`pooled_size`.
+
+    The first tokens are the square picture's; tokens beyond it (proprioception, say) are kept as they are.
+    """
+    from torch import cat
+    from torch.nn.functional import adaptive_avg_pool2d
+
+    side = math.isqrt(features.shape[1])
+    picture = features[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
+    cells = adaptive_avg_pool2d(picture, min(side, GRID)).flatten(2).transpose(1, 2)
+    return cat((cells, features[:, side * side :]), dim=1).flatten(1)
+
+
+def pooled_size(num_tokens: int, channels: int) -> int:
+    """Length D of a pooled observation: C values for each grid cell, and for each token beyond the picture's."""
+    side = math.isqrt(num_tokens)
+    return (min(side, GRID) ** 2 + num_tokens - side * side) * channels
+
+
+def by_slot(observations: Any, mask: np.ndarray) -> np.ndarray:
+    """Observations (B, ...), or a dict of them, as a (B,) object array: None outside ``mask`` (B,) bool."""
+    objects = np.full(len(mask), None, dtype=object)
+    for slot in np.flatnonzero(mask):
+        objects[slot] = row(observations, slot)
+    return objects
+
+
+def row(observations: Any, slot: int) -> Any:
+    """One slot's observation of a batch, array or dict."""
+    if isinstance(observations, dict):
+        return {name: value[slot] for name, value in observations.items()}
+    return observations[slot]

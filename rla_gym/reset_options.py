@@ -1,0 +1,142 @@
+"""What users ask of ``reset(options=...)``: checked as a whole before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+OPTIONS = ("demo", "t", "rgb", "proprioception", "reset_mask")
+
+
+@dataclass(frozen=True)
+class ResetOptions:
+    """Checked reset options of B slots.
+
+    Attributes:
+        mask: (B,) bool, the slots that are reset.
+        demonstration, frame: (B,) int64, the demonstration to follow and the frame of it to start at, chosen by "demo"
+            and "t"; None where they are left open.
+        rgb: (B, H, W, 3) or (1, H, W, 3) uint8, the pictures to dream on from; None to start in the demonstration.
+        proprioception: (B, R) or (1, R) float32, what the robot senses in the pictures, as many rows as they have; None
+            where the world's state has no such thing.
+    """
+
+    mask: Tensor
+    demonstration: Tensor | None
+    frame: Tensor | None
+    rgb: Tensor | None
+    proprioception: Tensor | None
+
+    @classmethod
+    def read(
+        cls, options: Any, lengths: np.ndarray, num_envs: int, readings: int, *, everyone: bool, device: torch.device
+    ) -> ResetOptions:
+        """The options of one ``reset``.
+
+        Args:
+            options: what the user gave.
+            lengths: (N,) frames of each demonstration.
+            num_envs: B.
+            readings: R, proprioceptive values in the world's state, 0 for none.
+            everyone: whether every slot is due, as the first time.
+            device: where the tensors go.
+
+        Raises:
+            ValueError: an unknown option, one of a wrong shape, dtype or range, "t" without "demo", or "rgb" and
+                "proprioception" not together where the world has both.
+        """
+        options = {} if options is None else options
+        if not isinstance(options, Mapping):
+            raise ValueError(f"options={options!r}: give a dict with keys among {', '.join(map(repr, OPTIONS))}")
+        unknown = [name for name in options if name not in OPTIONS]
+        if unknown:
+            raise ValueError(f"unknown reset option {unknown[0]!r}: use {', '.join(map(repr, OPTIONS))}")
+        demonstration, frame = _chosen(options, lengths, num_envs)
+        mask = _mask(options.get("reset_mask"), num_envs, everyone)
+        rgb = _frames(options["rgb"], num_envs) if "rgb" in options else None
+        sensed = _sensed(options, readings, num_envs)
+        if rgb is not None and sensed is not None and len(rgb) != len(sensed):
+            rgb, sensed = rgb.expand(num_envs, -1, -1, -1), sensed.expand(num_envs, -1)
+        return cls(
+            mask.to(device),
+            *(None if item is None else item.to(device) for item in (demonstration, frame, rgb, sensed)),
+        )
+
+
+def _mask(mask: Any, num_envs: int, everyone: bool) -> Tensor:
+    if mask is None:
+        return torch.ones(num_envs, dtype=torch.bool)
+    if not isinstance(mask, Tensor):
+        mask = np.asarray(mask)
+    if tuple(mask.shape) != (num_envs,) or mask.dtype not in (torch.bool, np.bool_):
+        raise ValueError(f"reset_mask has dtype {mask.dtype} and shape {tuple(mask.shape)}: give bool ({num_envs},)")
+    if not mask.any() or (everyone and not mask.all()):
+        raise ValueError(f"reset_mask={mask}: reset at least one slot, and every slot the first time")
+    return torch.as_tensor(mask)
+
+
+def _chosen(
+    options: Mapping[str, Any], lengths: np.ndarray, num_envs: int
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    if "demo" not in options:
+        if "t" in options:
+            raise ValueError(f"reset option t={options['t']} needs 'demo' too: options={{'demo': 0, 't': ...}}")
+        return None, None
+    demonstration = _slot_integers("demo", options["demo"], num_envs)
+    frame = _slot_integers("t", options.get("t", 0), num_envs)
+    if demonstration.min() < 0 or demonstration.max() >= len(lengths):
+        raise ValueError(f"reset option demo={options['demo']}: this world has demonstrations 0 to {len(lengths) - 1}")
+    length = lengths[demonstration]
+    beyond = np.flatnonzero((frame < 0) | (frame >= length))
+    if len(beyond):
+        slot = beyond[0]
+        raise ValueError(
+            f"reset option t={frame[slot]}: demonstration {demonstration[slot]} has frames 0 to {length[slot] - 1}"
+        )
+    return torch.from_numpy(demonstration), torch.from_numpy(frame)
+
+
+def _frames(rgb: Any, num_envs: int) -> Tensor:
+    frames = rgb.detach() if isinstance(rgb, Tensor) else np.asarray(rgb)
+    shape = tuple(frames.shape)
+    if len(shape) not in (3, 4) or shape[-1] != 3 or 0 in shape or (len(shape) == 4 and shape[0] not in (1, num_envs)):
+        raise ValueError(f"reset option rgb has shape {shape}: give one frame (H, W, 3), or ({num_envs}, H, W, 3)")
+    if frames.dtype not in (torch.uint8, np.uint8):
+        raise ValueError(f"reset option rgb has dtype {frames.dtype}: give uint8 pixels, 0 to 255, in RGB order")
+    tensor = frames if isinstance(frames, Tensor) else torch.tensor(frames)
+    return tensor if tensor.ndim == 4 else tensor.unsqueeze(0)
+
+
+def _sensed(options: Mapping[str, Any], readings: int, num_envs: int) -> Tensor | None:
+    if "proprioception" not in options:
+        if "rgb" in options and readings:
+            raise ValueError(
+                f"reset option rgb needs 'proprioception' too in this world: ({readings},) values, the robot's "
+                "readings and their change since the control step before, as the twin observes them"
+            )
+        return None
+    if "rgb" not in options or not readings:
+        reason = "needs 'rgb' too" if readings else "is not wanted: this world was trained from video alone"
+        raise ValueError(f"reset option proprioception {reason}")
+    given = options["proprioception"]
+    array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    if array.dtype.kind not in "fiu" or array.shape not in ((readings,), (1, readings), (num_envs, readings)):
+        raise ValueError(
+            f"reset option proprioception has dtype {array.dtype} and shape {array.shape}: give ({readings},) or "
+            f"({num_envs}, {readings}) floats"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"reset option proprioception holds NaN or infinity: {array}")
+    return torch.tensor(array, dtype=torch.float32).view(-1, readings)
+
+
+def _slot_integers(name: str, value: Any, num_envs: int) -> np.ndarray:
+    array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype.kind not in "iu" or array.shape not in ((), (num_envs,)):
+        raise ValueError(f"reset option {name}={value!r}: give one integer, or an integer array ({num_envs},)")
+    return np.broadcast_to(array, (num_envs,)).astype(np.int64)

@@ -1,0 +1,85 @@
+"""Rendering, closing, and one set of weights for all environments over a world."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from rewards import SuccessDetector
+from rla_gym import RLAWMVectorEnv, world_cache
+from tests.dreams import Make
+
+
+def test_rendering_decodes_the_present_state(make: Make) -> None:
+    env = make(2, render_mode="rgb_array", output="torch")
+    with pytest.raises(gym.error.ResetNeeded):
+        env.render()
+    _obs, _ = env.reset(seed=0)
+    frames = env.render()
+    assert isinstance(frames, tuple)
+    assert [frame.shape for frame in frames] == [(32, 32, 3)] * 2
+    assert frames[0].dtype == np.uint8
+    pixels = make(2, obs="rgb")
+    assert pixels.single_observation_space == gym.spaces.Box(0, 255, (32, 32, 3), np.uint8)
+    seen, _ = pixels.reset(seed=0)
+    assert seen in pixels.observation_space
+    assert np.array_equal(seen, np.stack(frames))
+    assert env.metadata["render_fps"] == 2.5
+    with pytest.warns(UserWarning, match="render_mode='rgb_array'"):
+        assert pixels.render() is None
+
+
+def test_worlds_are_shared_and_freed(world: str, tmp_path: Path) -> None:
+    world = str(shutil.copytree(world, tmp_path / "own"))
+    gc.collect()
+    before = world_cache.open_worlds()
+    one, two = RLAWMVectorEnv(1, world=world), RLAWMVectorEnv(2, world=world)
+    other = RLAWMVectorEnv(1, world=world, dynamics="regression")
+    assert world_cache.open_worlds() == before + 2
+    one.close()
+    one.close()
+    other.close()
+    assert world_cache.open_worlds() == before + 1
+    with pytest.raises(gym.error.ClosedEnvironmentError):
+        one.reset()
+    two.reset(seed=0)
+    del two  # nobody closed it
+    gc.collect()
+    assert world_cache.open_worlds() == before
+
+
+def test_a_world_that_was_trained_on_is_loaded_afresh(world: str, tmp_path: Path) -> None:
+    folder = tmp_path / "growing"
+    shutil.copytree(world, folder)
+    old = RLAWMVectorEnv(1, world=folder)
+    SuccessDetector(16, 8, threshold=0.123).save(folder)
+    new = RLAWMVectorEnv(1, world=folder)
+    assert new.success_threshold == 0.123
+    assert old.success_threshold != 0.123
+    old.close()
+    new.close()
+
+
+def test_single_environments_share_one_world(world: str, tmp_path: Path) -> None:
+    world = str(shutil.copytree(world, tmp_path / "own"))
+    gc.collect()
+    before = world_cache.open_worlds()
+    envs = gym.make_vec("RLAWM-Lift-v0", num_envs=8, vectorization_mode="sync", world=world)
+    assert world_cache.open_worlds() == before + 1
+    envs.close()
+    assert world_cache.open_worlds() == before
+
+
+def test_a_bad_argument_leaves_no_world_behind(world: str, tmp_path: Path) -> None:
+    world = str(shutil.copytree(world, tmp_path / "own"))
+    gc.collect()
+    before = world_cache.open_worlds()
+    with pytest.raises(ValueError, match="chunk_length=9"):
+        RLAWMVectorEnv(1, world=world, chunk_length=9)
+    gc.collect()
+    assert world_cache.open_worlds() == before
