@@ -59,12 +59,6 @@ def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_world(tmp_path_factory.mktemp("tiny_world"), spread=0.1)
 
 
-@pytest.fixture(scope="session")
-def sensing_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with four proprioceptive readings in its state: L=17."""
-    return save_tiny_world(tmp_path_factory.mktemp("sensing_world"), spread=0.1, proprioception=4)
-
-
 def save_tiny_world(folder: Path, spread: float, proprioception: int = 0) -> Path:
     """Random weights of this spread: at 0.1 actions and noise hardly move a prediction, at 0.4 they do."""
     config = tiny_config(proprioception)
@@ -89,13 +83,23 @@ def save_tiny_world(folder: Path, spread: float, proprioception: int = 0) -> Pat
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny world that heeds actions and noise, with a success detector that fires now and then."""
-    folder = save_tiny_world(tmp_path_factory.mktemp("world"), spread=0.4)
-    torch.manual_seed(10)  # of ten detectors, the one that fires in some dreams and not in others
-    detector = SuccessDetector(16, 8).requires_grad_(False)
-    states = load_world(folder).demonstrations.features.float().flatten(0, 1)
+    return str(add_detector(save_tiny_world(tmp_path_factory.mktemp("world"), spread=0.4)))
+
+
+@pytest.fixture(scope="session")
+def sensing_world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with four proprioceptive readings in its state: L=17, R=8."""
+    return str(add_detector(save_tiny_world(tmp_path_factory.mktemp("sensing"), spread=0.4, proprioception=4)))
+
+
+def add_detector(folder: Path) -> Path:
+    torch.manual_seed(1)  # of ten detectors, the one that fires in some dreams and not in others
+    demonstrations = load_world(folder).demonstrations
+    detector = SuccessDetector(*demonstrations.features.shape[2:]).requires_grad_(False)
+    states = demonstrations.features.float().flatten(0, 1)
     detector.threshold = detector.probability(states).quantile(0.9).item()
     detector.save(folder)
-    return str(folder)
+    return folder
 
 
 @pytest.fixture

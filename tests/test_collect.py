@@ -94,7 +94,8 @@ def test_recording_pairs_frames_and_actions(env: RobosuiteEnv) -> None:
 def test_policy_roll_out(env: RobosuiteEnv) -> None:
     seen = []
 
-    def policy(rgb: np.ndarray, step: int) -> np.ndarray:
+    def policy(rgb: np.ndarray, readings: np.ndarray, step: int) -> np.ndarray:
+        assert readings.shape == (8,)
         seen.append((rgb.shape, step))
         return np.full(32, 0.5)
 

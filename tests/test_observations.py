@@ -13,8 +13,8 @@ from tests.dreams import Make, actions_for, assert_same
 
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_each_name_is_that_part_of_the_dict(make: Make, output: str, mode: str) -> None:
-    arguments = {"output": output, "autoreset_mode": mode, "max_chunks": 3}
+def test_each_name_is_that_part_of_the_dict(make: Make, sensing_world: str, output: str, mode: str) -> None:
+    arguments = {"world": sensing_world, "output": output, "autoreset_mode": mode, "max_chunks": 3}
     everything = make(2, obs=OBSERVATIONS, **arguments)
     single = {name: make(2, obs=name, **arguments) for name in OBSERVATIONS}
     assert isinstance(everything.single_observation_space, gym.spaces.Dict)
@@ -50,6 +50,11 @@ def test_last_action_and_remaining_time(make: Make) -> None:
     obs, *_ = env.step(actions[0])  # only resets
     assert not obs["last_action"].any()
     assert (obs["remaining_time"] == 1).all()
+
+
+def test_a_world_from_video_alone_senses_nothing(make: Make) -> None:
+    with pytest.raises(ValueError, match="video alone"):
+        make(2, obs="proprioception")
 
 
 def test_pooling_keeps_the_place_and_every_token_beyond_the_picture() -> None:

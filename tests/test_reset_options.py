@@ -37,10 +37,13 @@ def test_dreaming_on_from_ones_own_picture(make: Make) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"demos": 1}, "unknown reset option 'demos': use 'demo', 't', 'rgb', 'reset_mask'"),
+        ({"demos": 1}, "unknown reset option 'demos': use 'demo', 't', 'rgb', 'proprioception', 'reset_mask'"),
         ({"t": 3}, "t=3 needs 'demo'"),
         ({"t": 3, "rgb": np.zeros((32, 32, 3), np.uint8)}, "t=3 needs 'demo'"),
-        (["demo"], r"options=\['demo'\]: give a dict with keys among 'demo', 't', 'rgb', 'reset_mask'"),
+        (
+            ["demo"],
+            r"options=\['demo'\]: give a dict with keys among 'demo', 't', 'rgb', 'proprioception'",
+        ),
         ({"demo": 6}, "demo=6: this world has demonstrations 0 to 5"),
         ({"demo": -1}, "demo=-1"),
         ({"demo": 0.5}, "demo=0.5: give one integer"),
@@ -83,3 +86,27 @@ def test_an_environment_under_way_is_left_as_it_was(make: Make, arguments: dict[
     assert env.np_random_seed == untouched.np_random_seed
     assert data_equivalence(env.step(actions[1]), untouched.step(actions[1]), exact=True)
     assert data_equivalence(env.reset(), untouched.reset(), exact=True)
+
+
+def test_a_sensing_world_starts_from_a_picture_and_what_the_robot_felt(make: Make, sensing_world: str) -> None:
+    env = make(2, world=sensing_world, obs=("features", "proprioception"))
+    picture, readings = np.full((48, 48, 3), 90, np.uint8), np.linspace(-1, 1, 8).astype(np.float32)
+    obs, _ = env.reset(seed=0, options={"rgb": picture, "proprioception": readings})
+    np.testing.assert_allclose(obs["proprioception"], np.stack([readings] * 2), atol=1e-5)
+    assert np.array_equal(obs["features"][0], obs["features"][1])
+    both = np.stack([readings, -readings])
+    obs, _ = env.reset(options={"rgb": picture, "proprioception": both})
+    np.testing.assert_allclose(obs["proprioception"], both, atol=1e-5)
+    before = env.get_state()
+    for options, message in (
+        ({"rgb": picture}, "needs 'proprioception' too"),
+        ({"proprioception": readings}, "needs 'rgb' too"),
+        ({"rgb": picture, "proprioception": readings[:3]}, r"give \(8,\)"),
+        ({"rgb": picture, "proprioception": readings * np.nan}, "NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            env.reset(options=options)
+    for name, array in before.slots.items():
+        np.testing.assert_array_equal(array, env.get_state().slots[name])
+    with pytest.raises(ValueError, match="video alone"):
+        make(2).reset(options={"rgb": picture, "proprioception": readings})

@@ -32,6 +32,11 @@ EVERYTHING: dict[str, Any] = {"obs": OBSERVATIONS, "reward": "corresponding"}
 
 
 @pytest.fixture(scope="module")
+def world(sensing_world: str) -> str:
+    return sensing_world
+
+
+@pytest.fixture(scope="module")
 def env(world: str) -> Iterator[RobosuiteEnv]:
     """Observes everything, is rewarded by the demonstrations, and never ends early."""
     try:
@@ -59,7 +64,8 @@ def test_observations_are_those_of_the_dream(env: RobosuiteEnv, world: str) -> N
         assert obs["remaining_time"] == remaining
         features = torch.from_numpy(obs["features"])[None]
         encode = load_world(world).model.encode
-        torch.testing.assert_close(features, encode(torch.from_numpy(obs["rgb"])[None]), rtol=1e-4, atol=1e-4)
+        encoded = encode(torch.from_numpy(obs["rgb"])[None], torch.from_numpy(obs["proprioception"])[None])
+        torch.testing.assert_close(features, encoded, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(obs["pooled"], pool(features)[0])
         assert (obs["last_action"] == (0 if remaining == 1 else action)).all()
         if remaining:
@@ -120,7 +126,7 @@ def test_torch_output_of_a_dict(env: RobosuiteEnv, world: str) -> None:
     for ends in (False, True):
         *_, info = vector.step(torch.zeros(1, 32))
         assert info["_final_obs"].tolist() == [ends]
-        assert info["final_obs"]["pooled"].shape == (1, 128)
+        assert info["final_obs"]["pooled"].shape == (1, 136)
         assert bool(info["final_obs"]["pooled"].any()) == ends
     vector.close()
 

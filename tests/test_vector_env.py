@@ -18,7 +18,7 @@ from rewards import SuccessDetector, make_reward
 from rla_gym import RLAWMEnv
 from tests.dreams import A, K, Make, actions_for, assert_same, rollout
 
-INFO_KEYS = {
+INFO_KEYS = {"uncertainty", 
     "success", "success_probability", "reward_alignment", "reward_success", "control_steps", "demonstration"
 }  # fmt: skip
 
@@ -252,7 +252,7 @@ def test_missing_worlds_and_detectors(make: Make, tiny_world_folder: Path, tmp_p
     [
         ('"gripper"', '"fingers"', r"actions \('x', 'y', 'z', 'fingers'\), this version of the environment has \('x'"),
         ('"fps": 20', '"fps": 10', "control steps per second 10, this version of the environment has 20"),
-        ('"format": 1', '"format": 9', "format 9, .* reads format 1"),
+        ('"format": 2', '"format": 9', "format 9, .* reads format 2"),
     ],
 )
 def test_a_world_of_another_version_is_refused(

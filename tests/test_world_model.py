@@ -208,15 +208,14 @@ def test_nothing_has_changed_where_an_episode_begins() -> None:
     assert changes[:, 1].tolist() == [0.0, 2.0, 0.0, 1.0]
 
 
-def test_a_sensing_world_wants_readings_and_a_seeing_one_does_not(
-    tiny_world_folder: Path, sensing_world_folder: Path
-) -> None:
+def test_a_sensing_world_wants_readings_and_a_seeing_one_does_not(tiny_world_folder: Path, sensing_world: str) -> None:
     rgb, readings = torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.randn(2, 8)
-    seeing, sensing = load_model(tiny_world_folder), load_model(sensing_world_folder)
+    seeing, sensing = load_model(tiny_world_folder), load_model(Path(sensing_world))
     assert (seeing.num_tokens, sensing.num_tokens) == (16, 17)
     state = sensing.encode(rgb, readings)
     assert state.shape == (2, 17, 8)
     assert torch.equal(state[:, :16], seeing.encode(rgb))
+    torch.testing.assert_close(sensing.sense(state), readings, atol=1e-5, rtol=1e-5)
     noise = torch.randn(2, *sensing.noise_shape)  # type: ignore[misc]
     assert sensing.predict(state, torch.rand(2, 8, 4), noise).features.shape == (2, 17, 8)
     assert sensing.decode(state).shape == (2, 32, 32, 3)
@@ -224,7 +223,7 @@ def test_a_sensing_world_wants_readings_and_a_seeing_one_does_not(
         sensing.encode(rgb)
     with pytest.raises(ValueError, match="video alone"):
         seeing.encode(rgb, readings)
-    assert load_encoder(sensing_world_folder).fingerprint() != load_encoder(tiny_world_folder).fingerprint()
+    assert load_encoder(sensing_world).fingerprint() != load_encoder(tiny_world_folder).fingerprint()
 
 
 def test_euler_is_exact_for_a_straight_flow_and_converges_for_a_curved_one() -> None:
