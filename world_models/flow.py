@@ -2,7 +2,7 @@
 
 Most of what a chunk does can be foretold. Stage 1 foretells it by regression, once per step; the flow generates only
 what is left, the residual of the latent action around that mean (as CorrDiff does, arXiv 2309.15214). What is left is
-small, so one or two solver steps do.
+small, and one solver step does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FlowConfig:
     condition_depth: int = 6
     flow_depth: int = 2
     mixing: Mixing = "positions"
-    solver_steps: int = 2
+    solver_steps: int = 1
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ def _stages(metrics: dict[str, dict[str, float]]) -> str:
 
 def _fidelity(rows: list[dict[str, Any]]) -> str:
     """Open-loop errors as a table: a line per metric and method, a column per horizon."""
-    settings = sorted({row["setting"] for row in rows if row["metric"] == FIDELITY_METRICS[0]})
     value = {(row["metric"], row["method"], row["setting"]): row["value"] for row in rows}
+    settings = sorted(setting for metric, method, setting in value if (metric, method) == (FIDELITY_METRICS[0], "flow"))
     lines = [
         f"**Fidelity** on held-out report episodes (`{rows[0]['command']}`, {rows[0]['date']}):\n",
         "| metric | method | " + " | ".join(settings) + " |",
@@ -86,4 +86,10 @@ def _fidelity(rows: list[dict[str, Any]]) -> str:
         for method in ("flow", "regression", "persistence"):
             cells = [f"{value[metric, method, setting]:.2f}" for setting in settings]
             lines.append(f"| {metric} | {method} | " + " | ".join(cells) + " |")
+    lines.append(
+        "\nWhat became of the grasp after the last chunk:\n\n| method | false lifts | missed lifts |\n|---|---|---|"
+    )
+    for method in ("flow", "regression"):
+        rates = [value.get((metric, method, settings[-1])) for metric in ("false_lift_rate", "missed_lift_rate")]
+        lines.append(f"| {method} | " + " | ".join("-" if rate is None else f"{rate:.0%}" for rate in rates) + " |")
     return "\n".join(lines) + "\n"
