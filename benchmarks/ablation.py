@@ -12,7 +12,7 @@ from benchmarks.plots import plot_accuracy_against_compute
 from benchmarks.results import Row, print_rows, today, write_rows
 from world_models.world_model import world_folder
 
-PLACES = {"data", "out", "cache", "encoder_from", "device", "threads"}
+PLACES = {"out", "cache", "encoder_from", "device", "threads"}
 """Settings that say where things lie, and change no result."""
 
 
@@ -42,10 +42,10 @@ def run(config: AblationConfig) -> list[Row]:
     rows: list[Row] = []
     for name, training in zip(config.worlds, facts, strict=True):
         settings = _flat(training["settings"])
-        varied = {key: value for key, value in settings.items() if recipe.get(key) != value and key != "data"}
+        varied = {key: value for key, value in settings.items() if recipe.get(key) != value}
         method = ", ".join(f"{key} {value}" for key, value in varied.items()) or "recipe"
         arguments = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in varied.items())
-        command = f"rla-gym train {settings['data']} --out {name} {arguments}".strip()
+        command = f"rla-gym train DATA --out {name} {arguments}".strip()
         for stage, scalars in training["metrics"].items():
             for metric, value in scalars.items():
                 if metric != "iterations":
@@ -72,7 +72,7 @@ def _training(name: str) -> dict[str, Any]:
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if prefix or key not in PLACES or key == "data":
+        if prefix or key not in PLACES:
             flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 

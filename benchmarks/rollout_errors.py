@@ -67,10 +67,15 @@ def rollout_errors(
         centimetres={
             name: (read[:, :, part] - truth[:, :, part]).norm(dim=2).numpy() * 100 for name, part in QUANTITIES.items()
         },
-        spread_ratio=(imagined.std(dim=0).mean(dim=(1, 2)) / real.std(dim=0).mean(dim=(1, 2))).numpy(),
+        spread_ratio=(_spread(imagined) / _spread(real)).numpy(),
         lifted=((read[:, -1, 2] - probe(start)[:, 2]) > LIFTED_METRES).numpy(),
         uncertainty=None if uncertainty is None else uncertainty.numpy(),
     )
+
+
+def _spread(states: Tensor) -> Tensor:
+    """Mean standard deviation over episodes ``(M,)``; zero where there is one."""
+    return states.std(dim=0, correction=0).mean(dim=(1, 2))
 
 
 def simulator_states(dataset: EpisodeDataset) -> Tensor:

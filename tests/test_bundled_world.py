@@ -26,7 +26,7 @@ def world() -> World:
 def test_it_is_small_and_complete() -> None:
     folder = world_folder("lift")
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
-    assert sum(files.values()) < 40e6
+    assert sum(files.values()) < 45e6
     assert {"config.json", "model.safetensors", "starts.safetensors", "success.json", "README.md"} <= set(files)
     assert "No simulator state entered any training" in (folder / "README.md").read_text()
 
@@ -39,7 +39,7 @@ def test_the_first_line_of_the_readme_works_without_a_network(tmp_path: Path) ->
         "print(env.reset(seed=0)[0].shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.strip() == "(64, 64)"
+    assert done.stdout.strip() == "(65, 64)"
 
 
 def test_gymnasium_and_stable_baselines_accept_it() -> None:
@@ -56,20 +56,20 @@ def test_it_beats_persistence_at_every_horizon(world: World, dynamics: str) -> N
     chunks, length = 6, model.chunk_length
     features = world.demonstrations.features.float()
     actions = world.demonstrations.actions[:, : chunks * length].unflatten(1, (chunks, length))
-    imagined = open_loop(model, features[:, 0], actions)
+    imagined = open_loop(model, features[:, 0], actions).features
     real = features[:, length : chunks * length + 1 : length]
     error = (imagined - real).abs().mean(dim=(0, 2, 3))
     persistence = (features[:, :1] - real).abs().mean(dim=(0, 2, 3))
-    assert bool((error < 0.8 * persistence).all()), (error / persistence).tolist()
+    assert bool((error < 0.6 * persistence).all()), (error / persistence).tolist()
 
 
 def test_demonstrated_actions_succeed_in_the_dream_and_resting_does_not(world: World) -> None:
     detector = SuccessDetector.load(world.folder)
     features = world.demonstrations.features.float()
     actions = world.demonstrations.actions[:, :48].unflatten(1, (6, 8))
-    succeeded = detector.success(open_loop(world.model, features[:, 0], actions)[:, -1])
-    rested = detector.success(open_loop(world.model, features[:, 0], torch.zeros_like(actions))[:, -1])
-    assert float(succeeded.float().mean()) > 0.6
+    succeeded = detector.success(open_loop(world.model, features[:, 0], actions).features[:, -1])
+    rested = detector.success(open_loop(world.model, features[:, 0], torch.zeros_like(actions)).features[:, -1])
+    assert float(succeeded.float().mean()) > 0.8
     assert float(rested.float().mean()) < 0.1
 
 
@@ -85,10 +85,10 @@ def test_dream_and_simulator_have_the_same_spaces() -> None:
 
 def test_a_real_frame_starts_a_dream_near_itself() -> None:
     pytest.importorskip("robosuite", reason='the simulator is not installed: pip install "rla-gym[robosuite]"')
-    real = gym.make("Robosuite-Lift-v0", obs="rgb")
-    frame, _ = real.reset(seed=7)
+    real = gym.make("Robosuite-Lift-v0", obs=("rgb", "proprioception"))
+    seen, _ = real.reset(seed=7)
     real.close()
     dream = gym.make("RLAWM-Lift-v0", obs="rgb")
-    imagined, _ = dream.reset(options={"rgb": frame})
+    imagined, _ = dream.reset(options=seen)
     dream.close()
-    assert np.abs(imagined.astype(float) - frame).mean() < 12
+    assert np.abs(imagined.astype(float) - seen["rgb"]).mean() < 12

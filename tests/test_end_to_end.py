@@ -35,17 +35,18 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(dataset) == 12
     assert dataset.successes.any()
 
-    rla_gym_command(
-        monkeypatch, "train", data, "--out", world, "--demonstrations", 3, "--threads", 2,
+    settings = [
+        "--demonstrations", 3, "--threads", 2,
         "--encoder.backbone", "vit_tiny_patch16_224", "--encoder.no-pretrained", "--encoder.image-size", 32,
         "--encoder.channels", 16,
         "--encoder.backbone-arguments", "depth", 1, "patch_size", 8,
-        "--rla.width", 24, "--rla.heads", 2, "--rla.latents", 4, "--rla.latent-dim", 4,
-        "--flow.width", 24, "--flow.heads", 2, "--regression.width", 24, "--regression.heads", 2,
+        "--rla.width", 24, "--rla.latents", 4, "--rla.latent-dim", 4,
+        "--flow.width", 24, "--regression.width", 24,
         "--rgb-decoder.width", 24,
         *small("distillation.optimisation"), *small("rla-optimisation"), *small("flow-optimisation"),
         *small("regression-optimisation"), *small("rgb-optimisation"),
-    )  # fmt: skip
+    ]  # fmt: skip
+    rla_gym_command(monkeypatch, "train", data, "--out", world, *settings)
     assert (world / "success.json").is_file()
 
     rla_gym_command(monkeypatch, "agent", "bc", "--world", world, "--out", clone, "--demonstrations", 2, "--steps", 20)
@@ -72,6 +73,16 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert measured[method, "cube_error_cm", f"chunks={chunk}"]["value"] > 0
     assert fidelity.with_suffix(".png").stat().st_size > 10_000
     assert fidelity.with_name("fidelity_film_strip.png").stat().st_size > 10_000
+
+    varied, table = tmp_path / "varied", tmp_path / "ablation.json"
+    rla_gym_command(
+        monkeypatch, "train", data, "--out", varied, *settings, "--encoder-from", world, "--pushed-chunks", 0
+    )
+    rla_gym_command(monkeypatch, "bench", "ablation", world, varied, "--out", table)
+    compared = {(row["method"], row["setting"], row["metric"]): row for row in json.loads(table.read_text())}
+    assert compared["recipe", "flow", "training_petaflop"]["value"] > 0
+    assert "--pushed-chunks 0" in compared["pushed_chunks 0", "flow", "token_l1_vs_persistence"]["command"]
+    assert table.with_suffix(".png").stat().st_size > 10_000
 
     more = ["collect", "Lift", "--episodes", 13, "--out", data, "--workers", 1, "--policy-folder", clone, "--expert", 0,
             "--near-miss", 0, "--noisy", 0, "--play", 0, "--policy", 1]  # fmt: skip
