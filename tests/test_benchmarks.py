@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.statistics import paired_difference, seeds_and_states
+from agents.statistics import mean_over_seeds, paired_difference, seeds_and_states
 from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.results import Row, print_rows, read_rows, write_rows
 
@@ -67,3 +67,18 @@ def test_a_probe_finds_where_the_object_is() -> None:
     error = (probe(features[1000:]) - position[1000:]).norm(dim=1).mean()
     baseline = (position[1000:] - position.mean(dim=0)).norm(dim=1).mean()
     assert float(error) < 0.35 * float(baseline)
+
+
+@pytest.mark.parametrize("seeds", range(2, 11))
+def test_interval_over_few_seeds_is_students(seeds: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(seeds).normal(3.0, 1.0, seeds)
+    mean, low, high = mean_over_seeds(values)
+    expected = stats.t.interval(0.95, seeds - 1, loc=values.mean(), scale=stats.sem(values))
+    assert (mean, low, high) == pytest.approx((values.mean(), *expected), abs=1e-3)
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.0] * 11, [1.0, float("nan")]])
+def test_an_interval_needs_seeds(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"mean_over_seeds|finite"):
+        mean_over_seeds(values)

@@ -98,6 +98,25 @@ def test_observations_are_copied_once_and_kept(make: Callable[..., DreamVecEnv])
     assert not np.shares_memory(first, second)
 
 
+def test_the_adapter_itself_copies_no_observation(
+    make: Callable[..., DreamVecEnv], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is copied once, by the environment; what it hands out is what Stable-Baselines3 gets."""
+    env = make(4, max_chunks=2)
+    copies: list[torch.Tensor] = []
+    observe = env.vector_env._observe
+    monkeypatch.setattr(env.vector_env, "_observe", lambda: copies.append(observe()) or copies[-1])
+    assert np.shares_memory(env.reset(), copies[-1].numpy())
+    assert len(copies) == 1
+    for _ in range(4):
+        copies.clear()
+        observations, _, dones, infos = env.step(np.ones((4, 32), np.float32))
+        assert np.shares_memory(observations, copies[-1].numpy())
+        assert len(copies) == 1 + dones.any()  # the finished episodes' last observations are apart
+        for slot in np.flatnonzero(dones):
+            assert np.shares_memory(infos[slot]["terminal_observation"], copies[0][slot].numpy())
+
+
 def test_options_and_rendering(make: Callable[..., DreamVecEnv]) -> None:
     env = make(4, render_mode="rgb_array")
     env.set_options({"demo": 2})

@@ -1,0 +1,73 @@
+"""Stable-Baselines3's PPO in the dream.
+
+After `pip install "rla-gym[agents]"`: `python examples/sb3_ppo.py`; see --help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import tyro
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecMonitor
+
+from benchmarks.learning import evaluate, report
+from rla_gym import DreamVecEnv
+
+
+@dataclass
+class Args:
+    """Train Stable-Baselines3's PPO in the dream, once per seed."""
+
+    env_id: str = "RLAWM-Lift-v0"
+    """Environment."""
+    world: str = "lift"
+    """Bundled world's name or a world folder."""
+    dynamics: Literal["flow", "regression"] = "regression"
+    """Which dynamics of the world dream; regression is the cheap one."""
+    num_envs: int = 32
+    """Dreams side by side."""
+    total_timesteps: int = 8192
+    """Decisions in all, each a chunk of actions."""
+    learning_rate: float = 3e-3
+    """Of Adam."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds."""
+    out: Path | None = None
+    """JSON file to keep the result rows in."""
+
+
+def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (N,) of the evaluation episodes before and after training."""
+    world = {"world": args.world, "dynamics": args.dynamics}
+    envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep", **world)
+    model = PPO(
+        "MlpPolicy",
+        VecMonitor(DreamVecEnv(envs)),
+        learning_rate=args.learning_rate,
+        n_steps=16,
+        batch_size=128,
+        n_epochs=8,
+        gamma=0.9,
+        policy_kwargs={"log_std_init": -0.7},  # actions end at 1: with a std of 1 most would be clipped
+        seed=seed,
+        device="cpu",
+    )
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        return model.predict(observations, deterministic=True)[0]
+
+    before = evaluate(policy, args.env_id, **world)
+    model.learn(args.total_timesteps)
+    after = evaluate(policy, args.env_id, **world)
+    model.get_env().close()
+    return before, after
+
+
+if __name__ == "__main__":
+    report("SB3 PPO", stable_baselines3.__version__, train, tyro.cli(Args))

@@ -1,0 +1,77 @@
+"""Stable-Baselines3's SAC in the dream.
+
+After `pip install "rla-gym[agents]"`: `python examples/sb3_sac.py`; see --help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import tyro
+from stable_baselines3 import SAC
+from stable_baselines3.common.vec_env import VecMonitor
+
+from benchmarks.learning import evaluate, report
+from rla_gym import DreamVecEnv
+
+
+@dataclass
+class Args:
+    """Train Stable-Baselines3's SAC in the dream, once per seed."""
+
+    env_id: str = "RLAWM-Lift-v0"
+    """Environment."""
+    world: str = "lift"
+    """Bundled world's name or a world folder."""
+    dynamics: Literal["flow", "regression"] = "regression"
+    """Which dynamics of the world dream; regression is the cheap one."""
+    num_envs: int = 16
+    """Dreams side by side."""
+    total_timesteps: int = 4096
+    """Decisions in all, each a chunk of actions."""
+    learning_rate: float = 1e-3
+    """Of Adam, for actor and critics."""
+    ent_coef: float = 0.003
+    """Weight of the entropy, fixed: a decision's reward is a fraction of one and must not drown in it."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds."""
+    out: Path | None = None
+    """JSON file to keep the result rows in."""
+
+
+def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (N,) of the evaluation episodes before and after training."""
+    world = {"world": args.world, "dynamics": args.dynamics}
+    envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep", **world)
+    model = SAC(
+        "MlpPolicy",
+        VecMonitor(DreamVecEnv(envs)),
+        learning_rate=args.learning_rate,
+        buffer_size=args.total_timesteps,
+        learning_starts=16 * args.num_envs,
+        batch_size=128,
+        gamma=0.9,
+        ent_coef=args.ent_coef,
+        gradient_steps=args.num_envs // 4,  # per step of all dreams: one update for four decisions
+        policy_kwargs={"net_arch": [64, 64]},
+        seed=seed,
+        device="cpu",
+    )
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        return model.predict(observations, deterministic=True)[0]
+
+    before = evaluate(policy, args.env_id, **world)
+    model.learn(args.total_timesteps)
+    after = evaluate(policy, args.env_id, **world)
+    model.get_env().close()
+    return before, after
+
+
+if __name__ == "__main__":
+    report("SB3 SAC", stable_baselines3.__version__, train, tyro.cli(Args))

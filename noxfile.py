@@ -1,0 +1,14 @@
+"""Environments for what cannot live beside the rest: `nox -s rllib`."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+
+
+@nox.session
+def rllib(session: nox.Session) -> None:
+    """Ray RLlib: its pinned gymnasium is older than the one that everything else is tested with."""
+    session.install(".[rllib]", "pytest", "pytest-timeout", "hypothesis")
+    session.run("pytest", "tests/test_clients.py", "tests/test_vector_env.py", *session.posargs)
