@@ -46,7 +46,9 @@ class DreamVecEnv(VecEnv):
         self._actions: np.ndarray | None = None
 
     def reset(self) -> np.ndarray:
-        """First observations of new episodes, (num_envs, ...); uses seed and options of ``seed()``/``set_options()``.
+        """First observations of new episodes, (num_envs, ...) or a dict of these.
+
+        Seed and options are those of ``seed()`` and ``set_options()``.
 
         Raises:
             ValueError: options that differ between slots.

@@ -50,13 +50,13 @@ def make(world: str) -> Iterator[Callable[..., DreamVecEnv]]:
         env.close()
 
 
-@pytest.mark.parametrize("obs", ["features", "rgb"])
-def test_stable_baselines_own_checker(world: str, obs: str) -> None:
+@pytest.mark.parametrize("obs", ["features", "rgb", "pooled", ("pooled", "last_action", "remaining_time")])
+def test_stable_baselines_own_checker(world: str, obs: str | tuple[str, ...]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if obs == "features":
             warnings.filterwarnings("ignore", message=".*unconventional shape.*")  # tokens x channels, flattened by SB3
-        else:
+        elif obs == "rgb":
             warnings.filterwarnings("ignore", message=".*minimal resolution for an image is 36x36.*")  # the tiny world
         env = RLAWMEnv(world=world, obs=obs)
         check_env(env)
@@ -152,6 +152,19 @@ def test_ppo_runs_in_the_dream(make: Callable[..., DreamVecEnv], observation: st
     assert len(model.ep_success_buffer) > 0
     mean, _ = evaluate_policy(model, env, n_eval_episodes=4)
     assert np.isfinite(mean)
+
+
+def test_dict_observations_reach_a_multi_input_policy(make: Callable[..., DreamVecEnv]) -> None:
+    env = make(4, obs=("pooled", "remaining_time"), max_chunks=2, terminate_on_success=False)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=32, n_epochs=1, seed=0, device="cpu").learn(64)
+    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
+    env.reset()
+    for _ in range(2):
+        observations, _, dones, infos = env.step(np.zeros((4, 32), np.float32))
+    assert dones.all()
+    assert (observations["remaining_time"] == 1).all()
+    for info in infos:
+        assert info["terminal_observation"] in env.observation_space
 
 
 def test_ppo_is_reproducible(make: Callable[..., DreamVecEnv]) -> None:
