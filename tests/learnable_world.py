@@ -15,6 +15,7 @@ from rewards import SuccessDetector
 from tests.conftest import tiny_config
 from world_models.data.demonstrations import Demonstrations
 from world_models.features import FeatureEncoder
+from world_models.state import StateEncoder
 from world_models.world_model import RegressionWorldModel
 
 HIDDEN_ACTION = (0.8, -0.6, 0.7, -0.8)
@@ -25,7 +26,7 @@ def save_learnable_world(folder: Path, demonstrations: int = 4, chunks: int = 48
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     config = replace(tiny_config(), chunk_length=1)
-    model = RegressionWorldModel(config, FeatureEncoder(config.encoder))
+    model = RegressionWorldModel(config, StateEncoder(FeatureEncoder(config.encoder)))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.5 if "chunk_encoder" in name else 0.3)
@@ -36,7 +37,7 @@ def save_learnable_world(folder: Path, demonstrations: int = 4, chunks: int = 48
     states = [torch.randn(demonstrations, 16, 8)]
     with torch.inference_mode():
         for _ in range(chunks):
-            states.append(model.predict(states[-1], chunk, None, None))
+            states.append(model.predict(states[-1], chunk).features)
     # A chunk's frames all show the state at its start, so a dream from any frame can meet the demonstration.
     frames = chunks * model.chunk_length + 1
     features = torch.stack(states, dim=1).repeat_interleave(model.chunk_length, dim=1)[:, :frames].clone()
