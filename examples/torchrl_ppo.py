@@ -1,6 +1,6 @@
 """TorchRL's PPO in the dream, batched: a GymWrapper over the vector environment.
 
-After `pip install "rla-gym[torchrl]"`: `python examples/torchrl_ppo.py`; see --help.
+After `pip install "rla-gym[torchrl]"`: `python -m examples.torchrl_ppo`; see --help.
 """
 
 from __future__ import annotations

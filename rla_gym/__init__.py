@@ -48,10 +48,14 @@ __all__ = [
 ]
 
 
-def _check_not_shadowed() -> None:
-    """rla-gym's sibling packages have common names: a folder of the user's may be found in their place."""
+def check_not_shadowed(*packages: str) -> None:
+    """rla-gym's sibling packages have common names: a folder of the user's may be found in their place.
+
+    Raises:
+        ImportError: one of ``packages`` is not rla-gym's own.
+    """
     home = Path(__file__).resolve().parent.parent
-    for package in ("world_models", "rewards", "agents", "benchmarks"):
+    for package in packages:
         try:
             spec = importlib.util.find_spec(package)
         except ValueError:  # somebody put a module without a spec into sys.modules
@@ -78,5 +82,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-_check_not_shadowed()
+check_not_shadowed("world_models", "rewards")  # the others are the command line's, which checks them itself
 register_environments()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rla_gym import check_not_shadowed
+
 USAGE = """\
 usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything about one)
 
@@ -151,6 +153,7 @@ def main() -> None:
     if arguments[0] not in COMMANDS:
         sys.exit(f"rla-gym: no command {arguments[0]!r}\n\n{USAGE}")
     try:
+        check_not_shadowed("agents", "benchmarks")
         COMMANDS[arguments[0]](arguments[1:])
     except KeyboardInterrupt:
         print(

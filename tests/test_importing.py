@@ -23,7 +23,7 @@ def test_import_is_light(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("file", ["world_models.py", "rewards/__init__.py", "agents/__init__.py"])
+@pytest.mark.parametrize("file", ["world_models.py", "rewards/__init__.py"])
 def test_a_shadowed_package_is_named(tmp_path: Path, file: str) -> None:
     package, shadow = file.removesuffix(".py").split("/")[0], tmp_path / file
     shadow.parent.mkdir(exist_ok=True)
@@ -32,3 +32,14 @@ def test_a_shadowed_package_is_named(tmp_path: Path, file: str) -> None:
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith(f"ImportError: rla-gym needs its own package '{package}'")
     assert str(tmp_path) in message
+
+
+@pytest.mark.parametrize("package", ["agents", "benchmarks"])
+def test_what_only_the_command_line_needs_is_checked_there(tmp_path: Path, package: str) -> None:
+    """TorchRL's wheel, for one, brings a package `benchmarks`: environments do without ours."""
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("")
+    assert run_python("import rla_gym", tmp_path).returncode == 0
+    done = run_python("from rla_gym.cli import main; sys.argv = ['rla-gym', 'play']; main()", tmp_path)
+    assert done.returncode == 1
+    assert f"rla-gym needs its own package '{package}'" in done.stderr
