@@ -23,8 +23,8 @@ def one_of(choices: Sequence[Any], **arguments: Any) -> None:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
 
 
-def at_least(least: int, **arguments: int | None) -> None:
-    """ValueError unless the value of every argument is None or an integer from ``least`` on."""
+def at_least(least: float, **arguments: float | None) -> None:
+    """ValueError unless the value of every argument is None or a number from ``least`` on."""
     for name, value in arguments.items():
         if value is not None and value < least:
             raise ValueError(f"{name}={value} must be at least {least}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class Dream:
         opened: the world.
         device: where it is.
         num_envs, first_slot, reward, success_bonus, terminate_on_success, starts, chunk_length, max_chunks,
-            solver_steps: as in :class:`rla_gym.vector_env.RLAWMVectorEnv`.
+            solver_steps, max_uncertainty: as in :class:`rla_gym.vector_env.RLAWMVectorEnv`.
 
     Attributes:
         chunk_length: K.
@@ -54,6 +55,7 @@ class Dream:
         chunk_length: int | None,
         max_chunks: int,
         solver_steps: int | None,
+        max_uncertainty: float | None,
     ) -> None:
         model = opened.world.model
         self.chunk_length = model.chunk_length if chunk_length is None else chunk_length
@@ -74,6 +76,7 @@ class Dream:
         self._starts = Starts(self._demonstrations, starts, self.chunk_length, solved)
         self._bonus, self._terminate = success_bonus, terminate_on_success
         self._max_chunks, self._solver_steps = max_chunks, solver_steps
+        self._max_uncertainty = math.inf if max_uncertainty is None else max_uncertainty
 
     def begin(self, seeds: Sequence[int | None], options: Any, *, everyone: bool) -> Tensor:
         """New episodes: the first of a slot's seed, or the next of the one in use where the seed is None.
@@ -123,7 +126,9 @@ class Dream:
         key = counter_noise.fold(slots.key, _NOISE, slots.taken)
         noise = None if shape is None else counter_noise.normal(key, shape)
         with torch.inference_mode():
-            slots.features, uncertainty = self._model.predict(slots.features, chunk, noise, self._solver_steps)
+            slots.features, slots.error, uncertainty = self._model.predict(
+                slots.features, chunk, noise, self._solver_steps, slots.error
+            )
         slots.taken = slots.taken + 1
         slots.last_action = chunk.flatten(1)
         time = slots.start + slots.taken * self.chunk_length
@@ -139,7 +144,8 @@ class Dream:
             "reward_success": paid,
         }
         terminated = success & self._terminate
-        return alignment + paid, terminated, (slots.taken >= self._max_chunks) & ~terminated
+        cut = (slots.taken >= self._max_chunks) | (uncertainty > self._max_uncertainty)
+        return alignment + paid, terminated, cut & ~terminated
 
     def parts(self) -> dict[str, Callable[[], Tensor]]:
         """What each observation of :class:`rla_gym.observations.Observations` is at present, B rows each."""

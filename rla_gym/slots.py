@@ -34,6 +34,7 @@ class Slots:
         seed, number, episode: (B,) int64; what the random numbers are made of.
         key: (B,) int64, a function of (seed, slot number, episode) and of nothing else.
         features: (B, L, C) float32, the present state.
+        error: (B, L) float32, expected of its tokens; zeros at the episode's beginning.
         demonstration, start: (B,) int64; the one rewarded, and the frame of it at which the episode began.
         taken: (B,) int64, chunks of the episode so far.
         last_action: (B, K*A) float32, zeros at the episode's beginning.
@@ -41,7 +42,9 @@ class Slots:
         info: the measurements of :data:`INFO`, (B,) each.
     """
 
-    _SAVED = ("seed", "number", "episode", "features", "demonstration", "start", "taken", "last_action", "ended")
+    _SAVED = (
+        "seed", "number", "episode", "features", "error", "demonstration", "start", "taken", "last_action", "ended"
+    )  # fmt: skip
 
     def __init__(
         self, num_envs: int, first_slot: int, state_shape: tuple[int, int], action_size: int, device: torch.device
@@ -54,6 +57,7 @@ class Slots:
         self.seed, self.episode = zeros(dtype=torch.int64), zeros(dtype=torch.int64)
         self.key = zeros(dtype=torch.int64)
         self.features = zeros(*state_shape, dtype=torch.float32)
+        self.error = zeros(state_shape[0], dtype=torch.float32)
         self.demonstration, self.start = zeros(dtype=torch.int64), zeros(dtype=torch.int64)
         self.taken = zeros(dtype=torch.int64)
         self.last_action = zeros(action_size, dtype=torch.float32)
@@ -84,6 +88,7 @@ class Slots:
             probability: (B,) float32, of success.
         """
         self.features = torch.where(mask[:, None, None], features, self.features)
+        self.error = torch.where(mask[:, None], 0.0, self.error)
         self.demonstration = torch.where(mask, demonstration, self.demonstration)
         self.start = torch.where(mask, start, self.start)
         self.taken = torch.where(mask, 0, self.taken)

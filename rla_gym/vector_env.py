@@ -63,6 +63,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         chunk_length: K, 1 up to the world's (default) chunk length.
         max_chunks: steps after which an episode is truncated.
         solver_steps: steps of the flow's solver; None for the world's own.
+        max_uncertainty: a step of a higher uncertainty truncates the episode, as beyond what the dream knows.
         autoreset_mode: Gymnasium's NEXT_STEP (default), SAME_STEP or DISABLED, or its string.
         render_mode: None or "rgb_array".
         first_slot: number of the first slot, for workers that share one run's slots.
@@ -97,6 +98,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         chunk_length: int | None = None,
         max_chunks: int = 6,
         solver_steps: int | None = None,
+        max_uncertainty: float | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         first_slot: int = 0,
@@ -109,7 +111,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         one_of(RENDER_MODES, render_mode=render_mode)
         check_reward_name(reward)
         at_least(1, num_envs=num_envs, max_chunks=max_chunks, solver_steps=solver_steps)
-        at_least(0, first_slot=first_slot)
+        at_least(0, first_slot=first_slot, max_uncertainty=max_uncertainty)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         on_device = usable_device(device)
         key, opened = world_cache.acquire_world(world, dynamics, on_device)
@@ -120,7 +122,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         self._dream = Dream(
             opened, on_device, num_envs=num_envs, first_slot=first_slot, reward=reward, success_bonus=success_bonus,
             terminate_on_success=terminate_on_success, starts=starts, chunk_length=chunk_length, max_chunks=max_chunks,
-            solver_steps=solver_steps,
+            solver_steps=solver_steps, max_uncertainty=max_uncertainty,
         )  # fmt: skip
         self.chunk_length = self._dream.chunk_length
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output

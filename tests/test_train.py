@@ -49,6 +49,14 @@ def tiny_training(data: Path, out: Path, iterations: int = 12) -> TrainConfig:
     )  # fmt: skip
 
 
+def test_a_world_may_do_without_the_baseline(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    metrics = train(replace(tiny_training(dataset.root, tmp_path, 2), baseline=False))
+    assert "regression" not in metrics
+    assert load_world(tmp_path).model.noise_shape is not None
+    with pytest.raises(ValueError, match="regression"):
+        load_world(tmp_path, dynamics="regression")
+
+
 def test_train_writes_a_world_that_loads_and_a_second_run_changes_nothing(
     dataset: EpisodeDataset, tmp_path: Path
 ) -> None:
@@ -60,6 +68,7 @@ def test_train_writes_a_world_that_loads_and_a_second_run_changes_nothing(
         assert len(world.demonstrations) == 4
         assert world.model.config.instruction == "move the square"
         assert world.model.num_tokens == 17
+        assert not torch.equal(world.model.foreteller.error_calibration, torch.ones(2))
     card = (tmp_path / "world" / "README.md").read_text()
     assert "20 episodes" in card
     assert "| flow | 12 |" in card

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import tiny_config
+from world_models.calibration import fit_power_law
 from world_models.data.demonstrations import Demonstrations
 from world_models.features import EncoderConfig, FeatureEncoder
 from world_models.mixer import Mixer
@@ -32,10 +33,12 @@ def test_predict_and_decode_shapes(tiny_world_folder: Path, dynamics: str) -> No
     assert features.dtype == torch.float32
     noise = torch.randn(3, *model.noise_shape) if model.noise_shape else None
     for length in (1, 8):
-        predicted, uncertainty = model.predict(features, torch.rand(3, length, 4), noise)
+        predicted, error, uncertainty = model.predict(features, torch.rand(3, length, 4), noise)
         assert predicted.shape == features.shape
         assert not torch.equal(predicted, features)
+        assert error.shape == features.shape[:2]
         assert uncertainty.shape == (3,)
+        assert bool((error > 0).all())
         assert bool((uncertainty > 0).all())
     frames = model.decode(features)
     assert frames.shape == (3, 32, 32, 3)
@@ -102,7 +105,7 @@ def test_unknown_world_and_other_format_are_named(tmp_path: Path, tiny_world_fol
         load_world(tiny_world_folder, dynamics="magic")
     config = json.loads((tiny_world_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(ValueError, match="format 2"):
+    with pytest.raises(ValueError, match="format 3"):
         load_model(tmp_path)
 
 
@@ -255,10 +258,23 @@ def test_padded_steps_of_a_chunk_do_not_matter() -> None:
 def test_open_loop_feeds_predictions_back(tiny_world_folder: Path) -> None:
     model = load_model(tiny_world_folder, "regression")
     features, actions = torch.randn(2, 16, 8), torch.rand(2, 3, 8, 4)
-    states, uncertainty = open_loop(model, features, actions)
+    states, error, uncertainty = open_loop(model, features, actions)
     assert states.shape == (2, 3, 16, 8)
+    assert error.shape == (2, 3, 16)
     assert uncertainty.shape == (2, 3)
-    torch.testing.assert_close(states[:, 2], model.predict(states[:, 1], actions[:, 2]).features)
+    third = model.predict(states[:, 1], actions[:, 2], error=error[:, 1])
+    for fed_back, alone in zip((states, error, uncertainty), third, strict=True):
+        torch.testing.assert_close(fed_back[:, 2], alone)
+
+
+def test_calibration_follows_a_power_law_and_never_turns_the_ranking_round() -> None:
+    expected = torch.linspace(0.1, 2.0, 100)
+    factor, power = fit_power_law(expected, 3 * expected**0.7)
+    assert float(factor) == pytest.approx(3.0, rel=1e-3)
+    assert float(power) == pytest.approx(0.7, rel=1e-3)
+    factor, power = fit_power_law(expected, 1 / expected)
+    assert float(power) > 0
+    assert float((factor * expected**power).mean()) == pytest.approx(float((1 / expected).mean()), rel=1e-3)
 
 
 def test_demonstrations_hold_their_last_frame_and_round_trip(tmp_path: Path) -> None:

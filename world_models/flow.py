@@ -1,8 +1,8 @@
 """LatentFlow: generates the latent action of an action chunk by flow matching (arXiv 2605.07079, 2210.02747).
 
 Most of what a chunk does can be foretold. Stage 1 foretells it by regression, once per step; the flow generates only
-what is left, the residual of the latent action around that mean (as CorrDiff does, arXiv 2309.15214). What is left is
-small, and one solver step does.
+what is left, the latent action that leads from the foretold state to the one that comes (as CorrDiff does with pixels,
+arXiv 2309.15214). What is left is small, and one solver step does.
 """
 
 from __future__ import annotations
@@ -37,19 +37,6 @@ class FlowConfig:
     solver_steps: int = 1
 
 
-@dataclass(frozen=True)
-class FlowCondition:
-    """What stage 1 hands to every solver step.
-
-    Attributes:
-        mean: foretold latent action ``(B, n, d)``.
-        context: channels ``(B, n, W)`` that every latent token gets beside its noisy value.
-    """
-
-    mean: Tensor
-    context: Tensor
-
-
 def time_embedding(time: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding ``(B, W)`` of a flow time ``(B,)`` in [0, 1]."""
     frequencies = torch.exp(torch.arange(width // 2, device=time.device) * (-math.log(1000.0) / (width // 2)))
@@ -58,7 +45,7 @@ def time_embedding(time: Tensor, width: int) -> Tensor:
 
 
 class LatentFlow(nn.Module):
-    """Velocity field over latent actions, conditioned on a state and an action chunk.
+    """Velocity field over what of a latent action cannot be foretold from a state and an action chunk.
 
     Args:
         config: sizes.
@@ -92,47 +79,45 @@ class LatentFlow(nn.Module):
         self.time_in = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.stage2 = Mixer(latents, latent_dim + width, width, config.flow_depth, modulated=True)
         self.velocity_out = zero_linear(width, latent_dim)
-        # What is left around the mean, per latent dimension, is divided by its spread: data and noise have one scale.
+        # What is left, per latent dimension, is divided by its spread: data and noise have one scale.
         self.register_buffer("latent_scale", torch.ones(latents, latent_dim))
 
-    def condition(self, prediction: ResidualPrediction, mean: Tensor) -> FlowCondition:
-        """What stage 2 needs of stage 1: its prediction, and the latent action ``(B, n, d)`` of that."""
+    def context(self, prediction: ResidualPrediction) -> Tensor:
+        """What stage 1 hands to every solver step: channels ``(B, n, W)`` beside each noisy latent token."""
         context = self.context_tokens(prediction.tokens.transpose(1, 2)).transpose(1, 2)
-        return FlowCondition(mean, self.context_channels(context))
+        return self.context_channels(context)
 
-    def velocity(self, noisy: Tensor, time: Tensor, condition: FlowCondition) -> Tensor:
-        """Stage 2: noisy scaled remainder ``(B, n, d)`` at flow time ``(B,)`` to the velocity ``(B, n, d)``."""
+    def velocity(self, noisy: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """Stage 2: noisy scaled latent action ``(B, n, d)`` at flow time ``(B,)`` to the velocity ``(B, n, d)``."""
         modulation = self.time_in(time_embedding(time, self.config.width).to(noisy.dtype))
-        tokens = torch.cat([noisy, condition.context.to(noisy.dtype)], dim=-1)
+        tokens = torch.cat([noisy, context.to(noisy.dtype)], dim=-1)
         return self.velocity_out(self.stage2(tokens, modulation))
 
-    def sample(self, condition: FlowCondition, noise: Tensor, solver_steps: int | None = None) -> Tensor:
+    def sample(self, context: Tensor, noise: Tensor, solver_steps: int | None = None) -> Tensor:
         """Latent action ``(B, n, d)``, in the autoencoder's own scale, from standard normal ``noise``."""
         steps = solver_steps or self.config.solver_steps
-        remainder = euler(lambda x, time: self.velocity(x, time, condition), noise, steps)
-        return condition.mean + remainder * self.latent_scale
+        return euler(lambda x, time: self.velocity(x, time, context), noise, steps) * self.latent_scale
 
-    def loss(self, condition: FlowCondition, latent: Tensor, generator: torch.Generator, draws: int = 1) -> Tensor:
+    def loss(self, context: Tensor, latent: Tensor, generator: torch.Generator, draws: int = 1) -> Tensor:
         """Flow-matching loss with logit-normal flow times, weighted as the tokens see each dimension, a scalar.
 
         In training mode it also keeps ``latent_scale`` up to date.
 
         Args:
-            condition: of the states and chunks; no gradient flows into its mean.
-            latent: target latent actions ``(B, n, d)``, in the autoencoder's scale.
+            context: of the states and chunks.
+            latent: target latent actions ``(B, n, d)`` from the foretold states on, in the autoencoder's scale.
             generator: source of noise and flow times, on the CPU.
             draws: noise draws per sample; stage 1 is paid once for all of them.
         """
-        remainder = (latent - condition.mean).detach().float()
+        latent = latent.detach().float()
         if self.training:
             with torch.no_grad():
-                spread = remainder.square().mean(dim=0).lerp(self.latent_scale.square(), 0.98)
+                spread = latent.square().mean(dim=0).lerp(self.latent_scale.square(), 0.98)
                 self.latent_scale.copy_(spread.sqrt().clamp_min(1e-4))
-        target = (remainder / self.latent_scale).repeat(draws, 1, 1)
-        repeated = FlowCondition(condition.mean.repeat(draws, 1, 1), condition.context.repeat(draws, 1, 1))
+        target = (latent / self.latent_scale).repeat(draws, 1, 1)
         noise = torch.randn(target.shape, generator=generator).to(target)
         time = torch.sigmoid(torch.randn(len(target), generator=generator)).to(target)
         noisy = (1 - time)[:, None, None] * target + time[:, None, None] * noise
-        velocity = self.velocity(noisy, time, repeated).float()
+        velocity = self.velocity(noisy, time, context.repeat(draws, 1, 1)).float()
         weights = self.latent_scale.square() / self.latent_scale.square().mean()
         return (weights * (velocity - (noise - target)).square()).mean()

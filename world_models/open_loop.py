@@ -22,16 +22,15 @@ def open_loop(
         solver_steps: Euler steps of a flow; None for the world's own number.
 
     Returns:
-        States ``(B, M, L, C)`` after chunk 1 to M and the expected errors ``(B, M)``, float32.
+        States ``(B, M, L, C)`` after chunk 1 to M, expected errors ``(B, M, L)`` and uncertainties ``(B, M)``, float32.
     """
     generator = torch.Generator().manual_seed(seed)
-    steps = []
+    steps: list[Prediction] = []
+    error = None
     for chunk in actions.unbind(dim=1):
         noise = None
         if model.noise_shape is not None:
             noise = torch.randn(len(features), *model.noise_shape, generator=generator).to(features.device)
-        steps.append(model.predict(features, chunk, noise, solver_steps))
-        features = steps[-1].features
-    return Prediction(
-        torch.stack([step.features for step in steps], dim=1), torch.stack([step.uncertainty for step in steps], dim=1)
-    )
+        steps.append(model.predict(features, chunk, noise, solver_steps, error))
+        features, error = steps[-1].features, steps[-1].error
+    return Prediction(*(torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)))

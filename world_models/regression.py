@@ -17,6 +17,9 @@ from world_models.mixer import Mixer, Mixing, zero_linear
 from world_models.proprioception import tile, untile
 from world_models.rla import token_loss
 
+ERROR_WIDTH = 32
+"""Hidden channels of the head that expects errors."""
+
 
 @dataclass(frozen=True)
 class RegressionConfig:
@@ -33,7 +36,7 @@ class ResidualPrediction(NamedTuple):
     Attributes:
         residual: change of the state ``(B, L, C)``.
         tokens: the model's last hidden tokens ``(B, L, W)``.
-        error: mean absolute error ``(B, L)`` that the model expects of each token.
+        error: mean absolute error ``(B, L)`` that the model expects of each token, that of its input included.
         readings: standardised proprioceptive values ``(B, R)`` that the action chunk alone foretells, or None.
     """
 
@@ -54,6 +57,8 @@ class FeatureRegression(nn.Module):
         readings: values R in the proprioceptive token; 0 for a world from video alone.
     """
 
+    error_calibration: Tensor
+
     def __init__(
         self, config: RegressionConfig, num_tokens: int, channels: int, action_dim: int, readings: int = 0
     ) -> None:
@@ -62,10 +67,22 @@ class FeatureRegression(nn.Module):
         self.chunk_encoder = ActionChunkEncoder(action_dim, config.width, readings)
         self.mixer = Mixer(num_tokens, channels, config.width, config.depth, modulated=True, mixing=config.mixing)
         self.residual_out = zero_linear(config.width, channels)
-        self.error_out = zero_linear(config.width, 1)
+        self.error_in = nn.Linear(config.width + 1, ERROR_WIDTH)
+        self.error_out = zero_linear(ERROR_WIDTH, 1)
+        # Errors are larger on episodes that were not trained on: (a, b) of uncertainty = a * error ** b.
+        self.register_buffer("error_calibration", torch.ones(2))
 
-    def forward(self, features: Tensor, actions: Tensor, lengths: Tensor | None = None) -> ResidualPrediction:
-        """State ``(B, L, C)`` and actions ``(B, K, A)`` to what changes."""
+    def forward(
+        self, features: Tensor, actions: Tensor, lengths: Tensor | None = None, error: Tensor | None = None
+    ) -> ResidualPrediction:
+        """State ``(B, L, C)`` and actions ``(B, K, A)`` to what changes.
+
+        Args:
+            features: states.
+            actions: chunks.
+            lengths: valid steps ``(B,)`` int64 of each chunk; None means all K.
+            error: error ``(B, L)`` expected of each token of a state that was itself predicted; None for real ones.
+        """
         channels = features.shape[2]
         present = untile(features[:, -1:], self.readings) if self.readings else None
         chunk, foretold = self.chunk_encoder(actions, lengths, present)
@@ -76,8 +93,15 @@ class FeatureRegression(nn.Module):
             known = tile((foretold - present).detach(), channels)
             residual = torch.cat([residual[:, :-1], residual[:, -1:] + known.to(residual.dtype)], dim=1)
         # The gradient stops here: foretelling one's errors must not make them.
-        error = F.softplus(self.error_out(tokens.detach()).squeeze(-1).float() - 1.0)
-        return ResidualPrediction(residual, tokens, error, foretold)
+        held = torch.zeros_like(features[:, :, 0]) if error is None else error.detach()
+        hidden = F.gelu(self.error_in(torch.cat([tokens.detach(), held[:, :, None].to(tokens.dtype)], dim=-1)))
+        expected = F.softplus(self.error_out(hidden).squeeze(-1).float() - 1.0)
+        return ResidualPrediction(residual, tokens, expected, foretold)
+
+    def uncertainty(self, error: Tensor) -> Tensor:
+        """Expected errors ``(B, L)`` of the tokens to the calibrated one ``(B,)`` of a number of the whole state."""
+        factor, power = self.error_calibration
+        return factor * error.mean(dim=1) ** power
 
     def loss(self, prediction: ResidualPrediction, features: Tensor, target: Tensor) -> Tensor:
         """L1 + MSE of the tokens, L1 of the foretold readings, and the error of the foretold errors, a scalar.

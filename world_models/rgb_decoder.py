@@ -17,7 +17,10 @@ class RGBDecoderConfig:
 
 
 class RGBDecoder(nn.Module):
-    """Convolutional decoder from a square grid of tokens to an image.
+    """Convolutional decoder from a square grid of tokens to an image, laid over the scene behind it.
+
+    A fixed camera sees the same background in every frame; it is learned once, as pixels, and a mask says where it
+    shows. That leaves the decoder's few channels to what moves.
 
     Args:
         config: sizes.
@@ -37,6 +40,7 @@ class RGBDecoder(nn.Module):
                 "is no larger than the image"
             )
         factor = 1 << (image_size // self.grid - 1).bit_length()
+        self.background = nn.Parameter(torch.full((3, self.grid * factor, self.grid * factor), 0.5))
         width = config.width
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
         # The last doublings are one pixel shuffle: convolutions at full resolution cost most and add least.
@@ -45,13 +49,21 @@ class RGBDecoder(nn.Module):
             layers += [nn.Conv2d(width, width * 2, 3, padding=1), nn.PixelShuffle(2), nn.SiLU()]
             width //= 2
             factor //= 2
-        layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, 3 * shuffle**2, 3, padding=1)]
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, 4 * shuffle**2, 3, padding=1)]
         self.layers = nn.Sequential(*layers, nn.PixelShuffle(shuffle))
+
+    @torch.no_grad()
+    def fit_background(self, images: Tensor) -> None:
+        """Take the median of images ``(N, 3, H, W)`` in [0, 1] as the background to begin with."""
+        side = self.background.shape[-1]
+        self.background.copy_(F.interpolate(images, (side, side), mode="bilinear", antialias=True).median(dim=0).values)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features ``(B, L, C)`` to an image ``(B, 3, H, W)``, about in [0, 1], not clipped."""
         grid = features.transpose(1, 2).reshape(len(features), -1, self.grid, self.grid)
-        image = self.layers(grid)
+        drawn, mask = self.layers(grid).split([3, 1], dim=1)
+        mask = mask.sigmoid()
+        image = mask * drawn + (1 - mask) * self.background
         if image.shape[-1] != self.image_size:
             image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         return image

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
+from world_models.calibration import calibrate_uncertainty
 from world_models.checkpoint import save_json
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
@@ -77,6 +78,7 @@ class TrainConfig:
         encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one.
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose roll-outs the data
             of the real world should hold.
+        baseline: also train the regression world model, the baseline that the flow is compared with.
         encoder, distillation, rla, flow, regression, rgb_decoder: the parts.
         rla_optimisation, flow_optimisation, regression_optimisation, rgb_optimisation: their schedules.
     """
@@ -94,6 +96,7 @@ class TrainConfig:
     seed: int = 0
     encoder_from: str | None = None
     encoder_only: bool = False
+    baseline: bool = True
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     rla: RLAConfig = field(default_factory=RLAConfig)
@@ -170,7 +173,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         rgb_decoder=config.rgb_decoder,
         rla=config.rla,
         flow=config.flow,
-        regression=config.regression,
+        regression=config.regression if config.baseline else None,
     )
     save_encoder(config.out, world, encoder)
     spans = [slice(int(offsets[index]), int(offsets[index + 1])) for index in demonstrations]
@@ -182,19 +185,22 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 
     torch.manual_seed(config.seed)
     flow_world = RLAWorldModel(world, encoder).to(device)
-    regression_world = RegressionWorldModel(world, encoder, flow_world.rgb_decoder).to(device)
 
     metrics["rla"] = train_rla(flow_world.rla, data, config.rla_optimisation, stages, key)
     pushed = config.pushed_chunks
     metrics["flow"] = train_flow(flow_world, data, config.flow_optimisation, stages, key, pushed)
-    metrics["regression"] = train_regression(
-        regression_world, data, config.regression_optimisation, stages, key, pushed
-    )
     metrics["rgb_decoder"] = train_rgb_decoder(flow_world.rgb_decoder, data, config.rgb_optimisation, stages, key)
-
-    # fp16 halves the file; the world that is measured is the one that is read back.
-    flow_world.save(config.out, torch.float16)
-    regression_world.save(config.out, torch.float16)
+    models: list[WorldModel] = [flow_world]
+    if config.baseline:
+        regression_world = RegressionWorldModel(world, encoder, flow_world.rgb_decoder).to(device)
+        metrics["regression"] = train_regression(
+            regression_world, data, config.regression_optimisation, stages, key, pushed
+        )
+        models.append(regression_world)
+    for model in models:
+        calibrate_uncertainty(model, data.windows("validation", motion_share=0.0))
+        # fp16 halves the file; the world that is measured is the one that is read back.
+        model.save(config.out, torch.float16)
     _log_animation(flow_world, data, stages)
     facts = {"metrics": metrics, "data": _describe(dataset), "hardware": _hardware(device)}
     save_json(config.out / "training.json", {**facts, "settings": _plain(dataclasses.asdict(config))})
@@ -240,9 +246,13 @@ def train_flow(
     windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
 
     def loss(generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths = _batch(world, windows, optimisation.batch_size, pushed_chunks, generator)
-        foretold, condition = world.condition(states, actions, lengths)
-        matching = flow.loss(condition, rla.encode(states, later), generator)
+        states, later, actions, lengths, error = _batch(
+            world, windows, optimisation.batch_size, pushed_chunks, generator
+        )
+        foretold = flow.stage1(states, actions, lengths, error)
+        # What cannot be foretold leads from the foretold state to the one that came.
+        latent = rla.encode(states + foretold.residual.detach().float(), later)
+        matching = flow.loss(flow.context(foretold), latent, generator)
         return flow.stage1.loss(foretold, states, later) + FLOW_WEIGHT * matching
 
     key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config), "pushed_chunks": pushed_chunks}
@@ -263,8 +273,10 @@ def train_regression(
     windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
 
     def loss(generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths = _batch(world, windows, optimisation.batch_size, pushed_chunks, generator)
-        return regression.loss(regression(states, actions, lengths), states, later)
+        states, later, actions, lengths, error = _batch(
+            world, windows, optimisation.batch_size, pushed_chunks, generator
+        )
+        return regression.loss(regression(states, actions, lengths, error), states, later)
 
     key = {**key, "regression": vars(regression.config), "pushed_chunks": pushed_chunks}
     key |= {"chunk_length": world.chunk_length}
@@ -275,27 +287,34 @@ def train_regression(
 
 def _batch(
     world: WorldModel, windows: Windows, batch: int, pushed_chunks: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Windows of one chunk, a quarter of them from states that the model predicted over the chunks before."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Windows of one chunk, a quarter of them from states that the model predicted over the chunks before.
+
+    Returns:
+        States ``(B, L, C)``, later states, actions, their valid steps, and the error ``(B, L)`` expected of the states.
+    """
     horizon = world.chunk_length
     pushed = batch // 4 if pushed_chunks else 0
     states, later, actions, lengths = windows.sample(batch - pushed, horizon, generator)
+    no_error = states.new_zeros(states.shape[:2])
     if not pushed:
-        return states, later, actions, lengths
+        return states, later, actions, lengths, no_error
     chunks = int(torch.randint(1, pushed_chunks + 1, (1,), generator=generator))
     imagined, run, target = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
+    error = imagined.new_zeros(imagined.shape[:2])
     with torch.no_grad():
         for chunk in range(chunks):
             noise = None
             if world.noise_shape is not None:
                 noise = torch.randn(pushed, *world.noise_shape, generator=generator).to(imagined)
-            imagined = world.predict(imagined, run[:, chunk], noise, 1).features
+            imagined, error, _ = world.predict(imagined, run[:, chunk], noise, 1, error)
     full = torch.full((pushed,), horizon, dtype=lengths.dtype, device=lengths.device)
     return (
         torch.cat([states, imagined]),
         torch.cat([later, target]),
         torch.cat([actions, run[:, -1]]),
         torch.cat([lengths, full]),
+        torch.cat([no_error, error]),
     )
 
 
@@ -318,9 +337,14 @@ def train_rgb_decoder(
     device = data.features.device
     windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
 
+    def images(rows: Tensor) -> Tensor:
+        return torch.from_numpy(data.frames[rows.numpy()]).to(device).permute(0, 3, 1, 2).float() / 255
+
     def error(rows: Tensor) -> Tensor:
-        image = torch.from_numpy(data.frames[rows.numpy()]).to(device).permute(0, 3, 1, 2).float() / 255
-        return F.l1_loss(decoder(data.features[rows.to(device)][:, : decoder.grid**2].float()).float(), image)
+        decoded = decoder(data.features[rows.to(device)][:, : decoder.grid**2].float())
+        return F.l1_loss(decoded.float(), images(rows))
+
+    decoder.fit_background(images(windows.starts[:: max(1, len(windows.starts) // 256)]))
 
     def loss(generator: torch.Generator) -> Tensor:
         drawn = torch.multinomial(windows.weights, optimisation.batch_size, generator=generator)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from world_models.checkpoint import save_json, save_tensors
 from world_models.data.demonstrations import Demonstrations
 from world_models.features import EncoderConfig
-from world_models.flow import FlowCondition, FlowConfig, LatentFlow
-from world_models.regression import FeatureRegression, RegressionConfig, ResidualPrediction
+from world_models.flow import FlowConfig, LatentFlow
+from world_models.regression import FeatureRegression, RegressionConfig
 from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
 from world_models.rla import RLA, RLAConfig
 from world_models.state import StateEncoder
 
-FORMAT = 2
+FORMAT = 3
 BUNDLED_WORLDS = Path(__file__).parent / "worlds"
 
 
@@ -86,10 +86,14 @@ class Prediction(NamedTuple):
 
     Attributes:
         features: states ``(B, L, C)``, float32.
-        uncertainty: mean absolute error per number of the state ``(B,)`` that the model expects, float32.
+        error: mean absolute error ``(B, L)`` that the model expects of each token, float32; the next prediction takes
+            it, so that doubts add up along a roll-out.
+        uncertainty: mean absolute error ``(B,)`` of a number of the state, from that and calibrated on held-out
+            episodes, float32.
     """
 
     features: Tensor
+    error: Tensor
     uncertainty: Tensor
 
 
@@ -124,7 +128,12 @@ class WorldModel(nn.Module):
         return self.encoder(rgb, readings)
 
     def predict(
-        self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
+        self,
+        features: Tensor,
+        actions: Tensor,
+        noise: Tensor | None = None,
+        solver_steps: int | None = None,
+        error: Tensor | None = None,
     ) -> Prediction:
         """The state after a chunk of actions.
 
@@ -133,7 +142,13 @@ class WorldModel(nn.Module):
             actions: chunks ``(B, k, A)`` in [-1, 1], 1 <= k <= K.
             noise: standard normal ``(B, n, d)``; None for a deterministic model.
             solver_steps: Euler steps of a flow; None for the world's own number.
+            error: :attr:`Prediction.error` of ``features``, where these were predicted; None for real states.
         """
+        raise NotImplementedError
+
+    @property
+    def foreteller(self) -> FeatureRegression:
+        """The part that foretells states and the errors of that."""
         raise NotImplementedError
 
     def decode(self, features: Tensor) -> Tensor:
@@ -212,23 +227,26 @@ class RLAWorldModel(WorldModel):
         )
         self.noise_shape = (config.rla.latents, config.rla.latent_dim)
 
-    def condition(
-        self, features: Tensor, actions: Tensor, lengths: Tensor | None = None
-    ) -> tuple[ResidualPrediction, FlowCondition]:
-        """Stage 1: states ``(B, L, C)`` and chunks ``(B, k, A)`` to what can be foretold of the latent action."""
-        foretold = self.flow.stage1(features, actions, lengths)
-        return foretold, self.flow.condition(foretold, self.rla.encode_residual(foretold.residual.float()))
+    @property
+    def foreteller(self) -> FeatureRegression:
+        return self.flow.stage1
 
     def predict(
-        self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
+        self,
+        features: Tensor,
+        actions: Tensor,
+        noise: Tensor | None = None,
+        solver_steps: int | None = None,
+        error: Tensor | None = None,
     ) -> Prediction:
         self.check_actions(actions)
         if noise is None:
             raise ValueError(f"a flow world model needs noise of shape (B, {self.rla.config.latents}, "
                              f"{self.rla.config.latent_dim}); draw it from a seeded generator")  # fmt: skip
-        foretold, condition = self.condition(features, actions)
-        latent = self.flow.sample(condition, noise, solver_steps)
-        return Prediction(self.rla.decode(features, latent).float(), foretold.error.mean(dim=1))
+        foretold = self.flow.stage1(features, actions, error=error)
+        latent = self.flow.sample(self.flow.context(foretold), noise, solver_steps)
+        reached = self.rla.decode(features + foretold.residual.float(), latent).float()
+        return Prediction(reached, foretold.error, self.flow.stage1.uncertainty(foretold.error))
 
 
 class RegressionWorldModel(WorldModel):
@@ -242,12 +260,22 @@ class RegressionWorldModel(WorldModel):
             config.regression, self.num_tokens, self.channels, self.action_dim, self.readings
         )
 
+    @property
+    def foreteller(self) -> FeatureRegression:
+        return self.regression
+
     def predict(
-        self, features: Tensor, actions: Tensor, noise: Tensor | None = None, solver_steps: int | None = None
+        self,
+        features: Tensor,
+        actions: Tensor,
+        noise: Tensor | None = None,
+        solver_steps: int | None = None,
+        error: Tensor | None = None,
     ) -> Prediction:
         self.check_actions(actions)
-        foretold = self.regression(features, actions)
-        return Prediction(features + foretold.residual.float(), foretold.error.mean(dim=1))
+        foretold = self.regression(features, actions, error=error)
+        reached = features + foretold.residual.float()
+        return Prediction(reached, foretold.error, self.regression.uncertainty(foretold.error))
 
 
 DYNAMICS: dict[str, type[WorldModel]] = {"flow": RLAWorldModel, "regression": RegressionWorldModel}

@@ -1,0 +1,44 @@
+"""Calibrate what a world model expects of its own errors: on episodes that it was not trained on, these are larger."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from world_models.data.feature_cache import Windows
+from world_models.open_loop import open_loop
+from world_models.world_model import WorldModel
+
+
+@torch.no_grad()
+def calibrate_uncertainty(world: WorldModel, held_out: Windows, *, most_chunks: int = 6, runs: int = 256) -> None:
+    """Fit uncertainty = a * error ** b to open-loop roll-outs, and keep (a, b) in the model.
+
+    The power is the least-squares line between the logarithms; the factor then makes mean uncertainty and mean error
+    equal over all roll-outs. A model that was calibrated before is calibrated anew.
+
+    Args:
+        world: the trained model.
+        held_out: windows of validation episodes.
+        most_chunks: roll-outs are of 1 up to so many chunks, or as many as the episodes hold.
+        runs: roll-outs of each length.
+    """
+    longest = min(most_chunks, int(held_out.remaining.max()) // world.chunk_length)
+    expected, found = [], []
+    for chunks in range(1, longest + 1):
+        generator = torch.Generator().manual_seed(chunks)
+        states, actions, later = held_out.sample_sequence(runs, world.chunk_length, chunks, generator)
+        rollout = open_loop(world, states, actions, seed=chunks)
+        expected.append(rollout.error[:, -1].mean(dim=1))
+        found.append((rollout.features[:, -1] - later).abs().mean(dim=(1, 2)))
+    factor, power = fit_power_law(torch.cat(expected), torch.cat(found))
+    world.foreteller.error_calibration.copy_(torch.stack([factor, power]))
+
+
+def fit_power_law(expected: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor a and power b, scalars, so that a * expected ** b follows ``found``; both ``(N,)`` and positive."""
+    x, y = expected.clamp_min(1e-8).log(), found.clamp_min(1e-8).log()
+    centred = x - x.mean()
+    # At least a little steep, else a model whose errors are all alike could turn its own ranking round.
+    power = ((centred * (y - y.mean())).sum() / centred.square().sum().clamp_min(1e-8)).clamp_min(0.1)
+    return found.mean() / (expected.clamp_min(1e-8) ** power).mean(), power
