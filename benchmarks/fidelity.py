@@ -27,7 +27,15 @@ from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, cache_frames, episode_offsets
 from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
-from world_models.world_model import RLAWorldModel, WorldModel, load_encoder, load_model, world_folder
+from world_models.world_model import (
+    RegressionWorldModel,
+    RLAWorldModel,
+    WorldModel,
+    dynamics_in,
+    load_encoder,
+    load_model,
+    world_folder,
+)
 
 Table = dict[str, list[RolloutErrors]]
 """Method -> its errors in each world."""
@@ -40,7 +48,8 @@ class FidelityConfig:
     Attributes:
         data: the dataset; its report episodes are rolled out, its training episodes fit the probes.
         world: bundled names, folders or hub ids; several are training seeds of one recipe and give one table, with
-            intervals over seeds and episodes. The pictures show the first.
+            intervals over seeds and episodes. The pictures show the first. Those without the regression baseline are
+            no part of its rows.
         chunks: action chunks in a roll-out.
         split: which episodes are rolled out; ``report`` for numbers that are published.
         solver_steps: further numbers of Euler steps of the flow to compare with the world's own.
@@ -102,7 +111,7 @@ def run(config: FidelityConfig) -> list[Row]:
     floors: list[dict[str, tuple[float, float]]] = []
     pictured: Tensor | None = None
     for folder in folders:
-        models = {name: load_model(folder, name) for name in ("flow", "regression")}
+        models = {name: load_model(folder, name) for name in dynamics_in(folder)}
         features = torch.from_numpy(cache_features(dataset, load_encoder(folder), cache))
         probe = fit_probe(*_training_rows(dataset, features, states), config.probe)
         held_out = _held_out(config, dataset, features, states, models["flow"].chunk_length)
@@ -185,14 +194,16 @@ def _roll_out(
     for name, model in models.items():
         rollout = open_loop(model, start, held_out.actions, seed=config.seed)
         yield name, rollout_errors(rollout.features, real, start, truth, probe, rollout.uncertainty), rollout.features
+    flow = models["flow"]
+    assert isinstance(flow, RLAWorldModel)
+    foretold = open_loop(_stage1(flow), start, held_out.actions)
+    yield "flow, stage 1 alone", rollout_errors(foretold.features, real, start, truth, probe), foretold.features
     for steps in config.solver_steps:
-        rollout = open_loop(models["flow"], start, held_out.actions, seed=config.seed, solver_steps=steps)
+        rollout = open_loop(flow, start, held_out.actions, seed=config.seed, solver_steps=steps)
         errors = rollout_errors(rollout.features, real, start, truth, probe)
         yield f"flow, {steps} solver step{'s' * (steps > 1)}", errors, rollout.features
     still = start[:, None].expand_as(real)
     yield "persistence", rollout_errors(still, real, start, truth, probe), still
-    flow = models["flow"]
-    assert isinstance(flow, RLAWorldModel)
     before = torch.cat([start[:, None], real[:, :-1]], dim=1)
     with torch.inference_mode():
         rebuilt = flow.rla(before.flatten(0, 1), real.flatten(0, 1))
@@ -202,6 +213,15 @@ def _roll_out(
     )
     yield "autoencoder", errors, rebuilt.view_as(real)
     yield "real frames", rollout_errors(real, real, start, truth, probe), real
+
+
+def _stage1(flow: RLAWorldModel) -> RegressionWorldModel:
+    """What the flow model foretells before it samples, as a world model of its own."""
+    model = RegressionWorldModel(
+        replace(flow.config, regression=flow.flow.stage1.config), flow.encoder, flow.rgb_decoder
+    )
+    model.regression = flow.flow.stage1
+    return model.eval()
 
 
 class _Bench:
@@ -230,7 +250,7 @@ class _Bench:
 
     def add_rows(self, method: str, worlds: list[RolloutErrors], held_out: HeldOut) -> None:
         """Everything about one method."""
-        seed = self.config.seed
+        seed, self.worlds = self.config.seed, len(worlds)  # not every world has every method
         for chunk in range(worlds[0].token.shape[1]):
             single = method == "autoencoder"
             setting = "one chunk, encoded" if single else f"chunks={chunk + 1}"

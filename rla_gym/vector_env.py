@@ -24,6 +24,8 @@ from rla_gym.observations import Observations, check_obs
 from rla_gym.starts import STARTS
 from rla_gym.tasks import check_world_fits, get_task
 
+Seed = int | Sequence[int | None] | None
+
 
 class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
     """``num_envs`` episodes dreamed side by side. One step is one action chunk: K control steps of A dimensions.
@@ -44,7 +46,6 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
     Example:
         >>> dream = gym.make_vec("RLAWM-Lift-v0", num_envs=64, output="torch")  # doctest: +SKIP
         >>> obs, info = dream.reset(seed=0)  # doctest: +SKIP
-        >>> obs, reward, terminated, truncated, info = dream.step(torch.zeros(64, 32))  # doctest: +SKIP
 
     Args:
         num_envs: slots B.
@@ -127,8 +128,8 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         self.chunk_length = self._dream.chunk_length
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
         self.world, self.success_threshold = str(opened.world.folder), opened.detector.threshold
-        render_fps = model.config.fps / self.chunk_length
-        self.metadata = {**type(self).metadata, "render_fps": render_fps, "autoreset_mode": self.autoreset_mode}
+        own = {"render_fps": model.config.fps / self.chunk_length, "autoreset_mode": self.autoreset_mode}
+        self.metadata = {**type(self).metadata, **own}
 
         tokens, action_size = (model.num_tokens, model.channels), self.chunk_length * model.action_dim
         self._observations = Observations(
@@ -142,9 +143,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         self._started = self.closed = False
 
     @torch.no_grad()
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: Seed = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts a new episode in every slot, or in those of ``options["reset_mask"]``.
 
         Args:
@@ -152,9 +151,8 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
                 goes on to the next episode of the seed in use.
             options: "demo" (int or (num_envs,) ints) and "t" (its frame) choose the start; "rgb", a uint8 frame
                 (H, W, 3) of any size or one per slot (num_envs, H, W, 3), starts from that picture, rewarded by the
-                demonstration whose first frame is nearest unless "demo" says otherwise; "proprioception" (R,) or
-                (num_envs, R) float goes with it, where the world has that in its state; "reset_mask" (num_envs,) bool
-                leaves the other slots as they are.
+                demonstration whose first frame is nearest unless "demo" is given; "proprioception", (R,) or
+                (num_envs, R) float, goes with it where the world senses; "reset_mask" (num_envs,) bool spares slots.
 
         Raises:
             ValueError: a seed or option is unknown, out of range or contradicts another; nothing has changed then.
@@ -205,9 +203,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         return self._dream.save()
 
     @torch.no_grad()
-    def set_state(
-        self, state: DreamState, *, seed: int | Sequence[int | None] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def set_state(self, state: DreamState, *, seed: Seed = None) -> tuple[Any, dict[str, Any]]:
         """Goes on from a saved state as the environment that saved it would, if it was made with the same arguments.
 
         Args:
@@ -219,8 +215,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
             Observations and infos of the restored step.
 
         Raises:
-            ValueError, TypeError: a bad seed, or a state of another world, chunk length, number of slots or version;
-                nothing has changed then.
+            ValueError, TypeError: a bad seed, or a state that does not fit this environment; nothing has changed then.
         """
         self._check_open()
         self._dream.restore(state, checked_seeds(seed, self.num_envs))

@@ -143,7 +143,7 @@ def test_bad_states_change_nothing(make: Make) -> None:
     state = env.get_state()
     foreign: list[tuple[Any, type[Exception], str]] = [
         ({}, TypeError, r"state is a dict: give what get_state\(\) returned"),
-        (dataclasses.replace(state, version=7), ValueError, "version 7, this rla-gym reads version 1"),
+        (dataclasses.replace(state, version=7), ValueError, "version 7, this rla-gym reads version 2"),
         (state[0], ValueError, r"has 1 slots, this environment 2: .* state\[\[0\] \* 2\]"),
         (
             _state_of(make(2, dynamics="regression")),

@@ -23,6 +23,30 @@ INFO_KEYS = {"uncertainty",
 }  # fmt: skip
 
 
+# Uncertainty
+
+
+def test_doubts_add_up_within_an_episode_and_may_cut_it(make: Make) -> None:
+    free = make(6, max_chunks=50, terminate_on_success=False)
+    actions = actions_for(free, 8)
+    told = rollout(free, actions, seed=1)
+    doubts = np.stack([step[-1]["uncertainty"] for step in told[1:]])
+    limit = float(np.median(doubts[0]))
+    cut = make(6, max_chunks=50, terminate_on_success=False, max_uncertainty=limit, autoreset_mode="Disabled")
+    assert_same(cut.reset(seed=1)[0], told[0][0])
+    truncated = cut.step(actions[0])[3]
+    np.testing.assert_array_equal(truncated, doubts[0] > limit)
+    assert 0 < truncated.sum() < 6
+    # From the same state, one that was imagined is doubted differently from a real one.
+    state = free.get_state()
+    imagined = free.step(actions[0])[-1]["uncertainty"]
+    state.slots["error"][:] = 0.0
+    free.set_state(state)
+    assert not np.array_equal(free.step(actions[0])[-1]["uncertainty"], imagined)
+    with pytest.raises(ValueError, match="max_uncertainty=-1 must be at least 0"):
+        make(2, max_uncertainty=-1)
+
+
 # Spaces and shapes
 
 
@@ -252,7 +276,7 @@ def test_missing_worlds_and_detectors(make: Make, tiny_world_folder: Path, tmp_p
     [
         ('"gripper"', '"fingers"', r"actions \('x', 'y', 'z', 'fingers'\), this version of the environment has \('x'"),
         ('"fps": 20', '"fps": 10', "control steps per second 10, this version of the environment has 20"),
-        ('"format": 2', '"format": 9', "format 9, .* reads format 2"),
+        ('"format": 3', '"format": 9', "format 9, .* reads format 3"),
     ],
 )
 def test_a_world_of_another_version_is_refused(

@@ -321,6 +321,13 @@ def read_config(folder: Path) -> WorldConfig:
     return WorldConfig.from_dict(json.loads(path.read_text()), str(path))
 
 
+def dynamics_in(folder: Path) -> tuple[str, ...]:
+    """Names of the dynamics that a world folder holds; one may have been trained without the baseline."""
+    config = read_config(folder)
+    parts = {"flow": config.flow, "regression": config.regression}
+    return tuple(name for name, part in parts.items() if part is not None)
+
+
 def load_tensors(path: Path, prefixes: set[str]) -> dict[str, Tensor]:
     """Float32 tensors of a safetensors file whose first name part is in ``prefixes``."""
     with safe_open(path, "pt") as file:
