@@ -12,11 +12,11 @@ from torch import Tensor
 
 from agents.evaluate import command_line, describe_hardware
 from agents.statistics import resampled_means, wilson_interval
+from benchmarks.held_out import HeldOut, held_out_episodes, probe_floor, training_rows
 from benchmarks.plots import plot_horizon, save_film_strip
 from benchmarks.probes import AttentiveProbe, ProbeConfig, fit_probe
 from benchmarks.results import Row, print_rows, today, write_rows
 from benchmarks.rollout_errors import (
-    LIFTED_METRES,
     QUANTITIES,
     RolloutErrors,
     rollout_errors,
@@ -24,7 +24,7 @@ from benchmarks.rollout_errors import (
     worst_tenth_auroc,
 )
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import cache_features, cache_frames, episode_offsets
+from world_models.data.feature_cache import cache_features, cache_frames
 from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
 from world_models.world_model import (
@@ -71,29 +71,6 @@ class FidelityConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The E episodes that are rolled out, as one world's encoder sees them.
-
-    Attributes:
-        start: first states ``(E, L, C)``.
-        real: states after each chunk ``(E, M, L, C)``.
-        actions: ``(E, M, K, A)``.
-        truth: simulator states ``(E, M, 7)`` after each chunk.
-        lifted: whether the cube was lifted ``(E,)`` bool.
-        kinds: kind of each episode ``(E,)``.
-        frames: rows of the dataset, first and after each chunk ``(E, M + 1)``.
-    """
-
-    start: Tensor
-    real: Tensor
-    actions: Tensor
-    truth: Tensor
-    lifted: np.ndarray
-    kinds: np.ndarray
-    frames: Tensor
-
-
 def run(config: FidelityConfig) -> list[Row]:
     """Measure, print, write JSON and pictures; returns the rows.
 
@@ -113,9 +90,11 @@ def run(config: FidelityConfig) -> list[Row]:
     for folder in folders:
         models = {name: load_model(folder, name) for name in dynamics_in(folder)}
         features = torch.from_numpy(cache_features(dataset, load_encoder(folder), cache))
-        probe = fit_probe(*_training_rows(dataset, features, states), config.probe)
-        held_out = _held_out(config, dataset, features, states, models["flow"].chunk_length)
-        floors.append(_probe_floor(config, dataset, probe, features, states))
+        probe = fit_probe(*training_rows(dataset, features, states), config.probe)
+        held_out = held_out_episodes(
+            dataset, config.split, features, states, chunks=config.chunks, length=models["flow"].chunk_length
+        )
+        floors.append(probe_floor(dataset, config.split, probe, features, states))
         for method, errors, imagined in _roll_out(config, models, probe, held_out):
             table.setdefault(method, []).append(errors)
             if pictured is None and method == "flow":
@@ -139,51 +118,6 @@ def run(config: FidelityConfig) -> list[Row]:
         config.out.with_name("fidelity_film_strip.png"),
     )
     return bench.rows
-
-
-def _training_rows(dataset: EpisodeDataset, features: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    offsets = episode_offsets(dataset.lengths)
-    rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in dataset.split("train")])
-    return features[rows], states[rows]
-
-
-def _held_out(
-    config: FidelityConfig, dataset: EpisodeDataset, features: Tensor, states: Tensor, length: int
-) -> HeldOut:
-    offsets, span = episode_offsets(dataset.lengths), config.chunks * length
-    episodes = [int(i) for i in dataset.split(config.split) if dataset.lengths[i] > span]
-    if not episodes:
-        raise ValueError(
-            f"no {config.split} episode of {config.data} is longer than {span} frames; lower --chunks or collect "
-            "longer episodes"
-        )
-    first = torch.tensor([int(offsets[i]) for i in episodes])
-    frames = first[:, None] + torch.arange(0, span + 1, length)
-    actions = torch.stack([torch.from_numpy(dataset.episode(i).actions[:span]) for i in episodes])
-    return HeldOut(
-        features[first].float(),
-        features[frames[:, 1:]].float(),
-        actions.view(len(episodes), config.chunks, length, -1),
-        states[frames[:, 1:]],
-        (states[frames[:, -1], 2] - states[first, 2] > LIFTED_METRES).numpy(),
-        np.array([dataset.kinds[i] for i in episodes]),
-        frames,
-    )
-
-
-def _probe_floor(
-    config: FidelityConfig, dataset: EpisodeDataset, probe: AttentiveProbe, features: Tensor, states: Tensor
-) -> dict[str, tuple[float, float]]:
-    """Error in cm and R2 of what the probe reads off real frames: the floor under every error of a roll-out."""
-    offsets = episode_offsets(dataset.lengths)
-    rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in dataset.split(config.split)])
-    read, truth = torch.cat([probe(batch.float()) for batch in features[rows].split(512)]), states[rows]
-    floor = {}
-    for name, part in QUANTITIES.items():
-        squares = (read[:, part] - truth[:, part]).square().sum(dim=1)
-        variance = (truth[:, part] - truth[:, part].mean(dim=0)).square().sum()
-        floor[name] = float(squares.sqrt().mean() * 100), float(1 - squares.sum() / variance)
-    return floor
 
 
 def _roll_out(

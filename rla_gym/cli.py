@@ -18,8 +18,8 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
   train DATA --out WORLD   turn a folder of episodes into a world
   agent bc|ppo|sb3|blind   train a policy on a world's demonstrations or in its dream
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|ablation|transfer
-                           measure a world, compare recipes, or what policies are worth in the simulator
+  bench fidelity|ablation|encoders|transfer
+                           measure a world, compare recipes or encoders, or what policies are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
   demo                     clone, train in the dream, judge in the simulator: minutes
 """
@@ -96,7 +96,7 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _bench(arguments: list[str]) -> None:
-    name, rest = _choose("bench", arguments, ("fidelity", "ablation", "transfer"))
+    name, rest = _choose("bench", arguments, ("fidelity", "ablation", "encoders", "transfer"))
     if name == "fidelity":
         from benchmarks.fidelity import FidelityConfig
         from benchmarks.fidelity import run as run_fidelity
@@ -107,6 +107,11 @@ def _bench(arguments: list[str]) -> None:
         from benchmarks.ablation import run as run_ablation
 
         run_ablation(_configure(AblationConfig, rest, "worlds"))
+    elif name == "encoders":
+        from benchmarks.encoders import EncodersConfig
+        from benchmarks.encoders import run as run_encoders
+
+        run_encoders(_configure(EncodersConfig, rest, "data"))
     else:
         from benchmarks.transfer import TransferConfig
         from benchmarks.transfer import run as run_transfer

@@ -84,6 +84,13 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "--pushed-chunks 0" in compared["pushed_chunks 0", "flow", "token_l1_vs_persistence"]["command"]
     assert table.with_suffix(".png").stat().st_size > 10_000
 
+    encoders = tmp_path / "encoders.json"
+    rla_gym_command(monkeypatch, "bench", "encoders", data, "--worlds", world, "--out", encoders,
+                    "--probe.iterations", 5)  # fmt: skip
+    seen = {(row["metric"], row["setting"]): row["value"] for row in json.loads(encoders.read_text())}
+    assert seen["cube_error_cm", "real frames"] > 0
+    assert seen["cube_error_cm", "chunks=6"] > 0
+
     more = ["collect", "Lift", "--episodes", 13, "--out", data, "--workers", 1, "--policy-folder", clone, "--expert", 0,
             "--near-miss", 0, "--noisy", 0, "--play", 0, "--policy", 1]  # fmt: skip
     rla_gym_command(monkeypatch, *more)

@@ -322,10 +322,10 @@ def read_config(folder: Path) -> WorldConfig:
 
 
 def dynamics_in(folder: Path) -> tuple[str, ...]:
-    """Names of the dynamics that a world folder holds; one may have been trained without the baseline."""
-    config = read_config(folder)
-    parts = {"flow": config.flow, "regression": config.regression}
-    return tuple(name for name, part in parts.items() if part is not None)
+    """Names of the dynamics whose weights a world folder holds: none beside an encoder alone."""
+    with safe_open(Path(folder) / "model.safetensors", "pt") as file:
+        parts = {name.split(".")[0] for name in file.keys()}
+    return tuple(name for name in DYNAMICS if name in parts)
 
 
 def load_tensors(path: Path, prefixes: set[str]) -> dict[str, Tensor]:
