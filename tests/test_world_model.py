@@ -272,6 +272,8 @@ def test_calibration_follows_a_power_law_and_never_turns_the_ranking_round() -> 
     factor, power = fit_power_law(expected, 3 * expected**0.7)
     assert float(factor) == pytest.approx(3.0, rel=1e-3)
     assert float(power) == pytest.approx(0.7, rel=1e-3)
+    factor, power = fit_power_law(0.3 + 1e-6 * expected, expected)
+    assert float(factor * 0.3**power) == pytest.approx(float(expected.mean()), rel=1e-2)
     factor, power = fit_power_law(expected, 1 / expected)
     assert float(power) > 0
     assert float((factor * expected**power).mean()) == pytest.approx(float((1 / expected).mean()), rel=1e-3)

@@ -39,6 +39,6 @@ def fit_power_law(expected: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
     """Factor a and power b, scalars, so that a * expected ** b follows ``found``; both ``(N,)`` and positive."""
     x, y = expected.clamp_min(1e-8).log(), found.clamp_min(1e-8).log()
     centred = x - x.mean()
-    # At least a little steep, else a model whose errors are all alike could turn its own ranking round.
-    power = ((centred * (y - y.mean())).sum() / centred.square().sum().clamp_min(1e-8)).clamp_min(0.1)
+    # A model whose errors are all alike has a line of any slope: it must not turn the ranking round, nor overflow.
+    power = ((centred * (y - y.mean())).sum() / centred.square().sum().clamp_min(1e-8)).clamp(0.1, 4.0)
     return found.mean() / (expected.clamp_min(1e-8) ** power).mean(), power
