@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GL_PACKAGES := libegl1 libgl1 libosmesa6
 ONLY_POLICY := --policy 1 --expert 0 --noisy 0 --near-miss 0 --play 0
+ONLY_CLONE := $(ONLY_POLICY) --policy-noise 0.1
+CLONES := 5_2 10_0 10_1 20_3
 MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 
 .PHONY: setup gl demo world world-gpu test lint clean
@@ -25,8 +27,9 @@ gl:
 demo:
 	$(BIN)/rla-gym demo --out runs/demo
 
-# How the bundled world was made, from nothing, on 2 cores. The first encoder is a small ViT student whose clones are weak:
-# their roll-outs show the world what weak policies do. Every step resumes; a finished one is skipped.
+# How the bundled world was made, from nothing, on 2 cores. The first encoder is a small ViT student whose clones are weak;
+# the clones of the second, the world's own, succeed about half the time. Their roll-outs show the world what the policies
+# do that it will be asked about. Every step resumes; a finished one is skipped.
 world: worlds/lift/fidelity.json
 	mkdir -p world_models/worlds/lift
 	cp worlds/lift/*.json worlds/lift/*.safetensors worlds/lift/README.md world_models/worlds/lift
@@ -41,23 +44,36 @@ worlds/lift_student/starts.safetensors:
 runs/weak_%/policy.safetensors: worlds/lift_student/starts.safetensors
 	$(BIN)/rla-gym agent bc --world worlds/lift_student --demonstrations $* --out runs/weak_$*
 
-data/lift/complete: runs/weak_3/policy.safetensors runs/weak_8/policy.safetensors
+worlds/lift_encoder/starts.safetensors: runs/weak_3/policy.safetensors runs/weak_8/policy.safetensors
 	$(BIN)/rla-gym collect Lift --episodes 700 --out data/lift --policy-folder runs/weak_3 $(ONLY_POLICY)
 	$(BIN)/rla-gym collect Lift --episodes 760 --out data/lift --policy-folder runs/weak_8 $(ONLY_POLICY)
+	$(BIN)/rla-gym train data/lift --out worlds/lift_encoder --encoder-only
+
+# clone_<demonstrations>_<seed>
+.PRECIOUS: runs/clone_%/policy.safetensors
+runs/clone_%/policy.safetensors: worlds/lift_encoder/starts.safetensors
+	$(BIN)/rla-gym agent bc --world worlds/lift_encoder --demonstrations $(word 1,$(subst _, ,$*)) \
+		--seed $(word 2,$(subst _, ,$*)) --out runs/clone_$*
+
+data/lift/complete: $(CLONES:%=runs/clone_%/policy.safetensors)
 	$(BIN)/rla-gym collect Lift --episodes 1600 --out data/lift $(MOSTLY_NEAR_MISSES)
 	$(BIN)/rla-gym collect Lift --episodes 1800 --out data/lift --policy-folder runs/weak_8 $(ONLY_POLICY)
 	$(BIN)/rla-gym collect Lift --episodes 2000 --out data/lift --policy-folder runs/weak_3 $(ONLY_POLICY)
+	$(BIN)/rla-gym collect Lift --episodes 2150 --out data/lift --policy-folder runs/clone_5_2 $(ONLY_CLONE)
+	$(BIN)/rla-gym collect Lift --episodes 2350 --out data/lift --policy-folder runs/clone_10_0 $(ONLY_CLONE)
+	$(BIN)/rla-gym collect Lift --episodes 2550 --out data/lift --policy-folder runs/clone_10_1 $(ONLY_CLONE)
+	$(BIN)/rla-gym collect Lift --episodes 2800 --out data/lift --policy-folder runs/clone_20_3 $(ONLY_CLONE)
 	touch $@
 
 worlds/lift/success.json: data/lift/complete
-	$(BIN)/rla-gym train data/lift --out worlds/lift
+	$(BIN)/rla-gym train data/lift --out worlds/lift --encoder-from worlds/lift_encoder
 
 worlds/lift/fidelity.json: worlds/lift/success.json
 	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift --out $@
 
 # The same recipe where a GPU is at hand: ten times the arithmetic, larger models, and minutes instead of hours.
 world-gpu: data/lift/complete
-	$(BIN)/rla-gym train data/lift --out worlds/lift_gpu --device cuda \
+	$(BIN)/rla-gym train data/lift --out worlds/lift_gpu --encoder-from worlds/lift_encoder --device cuda \
 		--rla.width 256 --rla.depth 4 --rla-optimisation.iterations 20000 --rla-optimisation.batch-size 256 \
 		--flow.width 384 --flow.condition-depth 10 --flow.flow-depth 4 \
 		--flow-optimisation.iterations 40000 --flow-optimisation.batch-size 256 \

@@ -66,7 +66,7 @@ def evaluate(
     """Undiscounted returns (N,) of a policy on N evaluation episodes, the same ones in every call.
 
     Args:
-        policy: observations (N, L, C) float32 -> actions (N, K*A); its deterministic ones, so that what is compared
+        policy: observations (N, ...) -> actions (N, K*A); its deterministic ones, so that what is compared
             is what was learned and not how much exploration is left.
         env_id: a registered environment.
         episodes: N, dreamed side by side.

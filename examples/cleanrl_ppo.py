@@ -72,14 +72,13 @@ def layer_init(layer: nn.Linear, std: float = np.sqrt(2), bias_const: float = 0.
 
 
 class Agent(nn.Module):
-    """Actor and critic, each an MLP over the flattened observation."""
+    """Actor and critic, each an MLP."""
 
     def __init__(self, envs: gym.vector.VectorEnv) -> None:
         super().__init__()
         obs_dim = int(np.prod(envs.single_observation_space.shape))
         action_dim = int(np.prod(envs.single_action_space.shape))
         self.critic = nn.Sequential(
-            nn.Flatten(),
             layer_init(nn.Linear(obs_dim, 64)),
             nn.Tanh(),
             layer_init(nn.Linear(64, 64)),
@@ -87,7 +86,6 @@ class Agent(nn.Module):
             layer_init(nn.Linear(64, 1), std=1.0),
         )
         self.actor_mean = nn.Sequential(
-            nn.Flatten(),
             layer_init(nn.Linear(obs_dim, 64)),
             nn.Tanh(),
             layer_init(nn.Linear(64, 64)),
@@ -121,7 +119,7 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     # env setup
-    world = {"world": args.world, "dynamics": args.dynamics, "device": str(device)}
+    world = {"world": args.world, "dynamics": args.dynamics, "obs": "pooled", "device": str(device)}
     envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP, **world)
     envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)
 

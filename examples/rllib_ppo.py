@@ -15,7 +15,6 @@ import ray
 import torch
 import tyro
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from benchmarks.learning import evaluate, report
@@ -45,7 +44,7 @@ class Args:
 
 def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (N,) of the evaluation episodes before and after training."""
-    world = {"world": args.world, "dynamics": args.dynamics}
+    world = {"world": args.world, "dynamics": args.dynamics, "obs": "pooled"}
     batch_size = 16 * args.num_envs
     config = (
         PPOConfig()
@@ -55,7 +54,6 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
             num_env_runners=0,  # dreams are batched in this process; more runners are for more machines
             num_envs_per_env_runner=args.num_envs,
             gym_env_vectorize_mode="vector_entry_point",
-            env_to_module_connector=lambda env, spaces, device: FlattenObservations(),
         )
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64], fcnet_activation="tanh", free_log_std=True))
         .training(
@@ -77,7 +75,7 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     @torch.no_grad()
     def policy(observations: np.ndarray) -> np.ndarray:
         module = algorithm.get_module()
-        inputs = {"obs": torch.as_tensor(observations).flatten(1)}
+        inputs = {"obs": torch.as_tensor(observations)}
         # the first half of the distribution's inputs is the mean
         return module.forward_inference(inputs)["action_dist_inputs"].chunk(2, dim=-1)[0].numpy()
 

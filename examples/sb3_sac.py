@@ -46,7 +46,7 @@ class Args:
 
 def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (N,) of the evaluation episodes before and after training."""
-    world = {"world": args.world, "dynamics": args.dynamics}
+    world = {"world": args.world, "dynamics": args.dynamics, "obs": "pooled"}
     envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep", **world)
     model = SAC(
         "MlpPolicy",

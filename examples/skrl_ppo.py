@@ -19,6 +19,7 @@ from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.envs.wrappers.torch import wrap_env
 from skrl.memories.torch import RandomMemory
 from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
+from skrl.resources.preprocessors.torch import RunningStandardScaler
 from skrl.trainers.torch import SequentialTrainer
 from skrl.utils import set_seed
 from torch import nn
@@ -55,12 +56,14 @@ def mlp(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Policy(GaussianMixin, Model):
-    """Gaussian over action chunks; skrl flattens the observations."""
+    """Gaussian over action chunks."""
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, device: torch.device) -> None:
         Model.__init__(self, observation_space=observation_space, action_space=action_space, device=device)
         GaussianMixin.__init__(self)
         self.net = mlp(self.num_observations, self.num_actions)
+        nn.init.orthogonal_(self.net[-1].weight, gain=0.01)  # begin near the middle of the actions
+        nn.init.zeros_(self.net[-1].bias)
         self.log_std = nn.Parameter(torch.full((self.num_actions,), -0.7))  # actions end at 1
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -82,8 +85,9 @@ class Value(DeterministicMixin, Model):
 def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (N,) of the evaluation episodes before and after training."""
     set_seed(seed)
-    world = {"world": args.world, "dynamics": args.dynamics}
-    env = wrap_env(gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep", **world), verbose=False)
+    world = {"world": args.world, "dynamics": args.dynamics, "obs": "pooled"}
+    # Next-step autoreset: the observation of a cut episode is its own last one, and skrl bootstraps from it.
+    env = wrap_env(gym.make_vec(args.env_id, num_envs=args.num_envs, **world), verbose=False)
     spaces = (env.observation_space, env.action_space, env.device)
     models = {"policy": Policy(*spaces), "value": Value(*spaces)}
     agent = PPO(
@@ -97,7 +101,8 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
             learning_rate=args.learning_rate,
             value_loss_scale=0.5,
             time_limit_bootstrap=True,  # else advantages would run on into the next episode
-            value_clip=0.0,
+            value_preprocessor=RunningStandardScaler,
+            value_preprocessor_kwargs={"size": 1, "device": env.device},
         ),
         observation_space=env.observation_space,
         action_space=env.action_space,
@@ -116,8 +121,8 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     @torch.no_grad()
     def policy(observations: np.ndarray) -> np.ndarray:
-        flat = torch.as_tensor(observations, device=env.device).flatten(1)
-        return models["policy"].compute({"observations": flat}, "policy")[0].cpu().numpy()
+        inputs = torch.as_tensor(observations, device=env.device)
+        return models["policy"].compute({"observations": inputs}, "policy")[0].cpu().numpy()
 
     before = evaluate(policy, args.env_id, **world)
     trainer.train()

@@ -19,7 +19,7 @@ from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.data.replay_buffers.samplers import SamplerWithoutReplacement
-from torchrl.envs import FlattenObservation, GymWrapper, TransformedEnv
+from torchrl.envs import GymWrapper
 from torchrl.modules import MLP, IndependentNormal, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
@@ -56,6 +56,8 @@ class Gaussian(nn.Module):
     def __init__(self, observation_size: int, action_size: int) -> None:
         super().__init__()
         self.mean = MLP(observation_size, action_size, num_cells=[64, 64], activation_class=nn.Tanh)
+        nn.init.orthogonal_(self.mean[-1].weight, gain=0.01)  # begin near the middle of the actions
+        nn.init.zeros_(self.mean[-1].bias)
         self.log_std = nn.Parameter(torch.full((action_size,), -0.7))  # actions end at 1
 
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,10 +68,10 @@ class Gaussian(nn.Module):
 def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (N,) of the evaluation episodes before and after training."""
     torch.manual_seed(seed)
-    world = {"world": args.world, "dynamics": args.dynamics}
+    world = {"world": args.world, "dynamics": args.dynamics, "obs": "pooled"}
     # TorchRL resets finished dreams by itself, with reset masks.
     envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="Disabled", **world)
-    env = TransformedEnv(GymWrapper(envs), FlattenObservation(-2, -1, in_keys=["observation"]))
+    env = GymWrapper(envs)
     env.set_seed(seed)
 
     observation_size, action_size = env.observation_spec["observation"].shape[-1], env.action_spec.shape[-1]
@@ -100,7 +102,7 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     @torch.no_grad()
     def policy(observations: np.ndarray) -> np.ndarray:
-        return network(torch.as_tensor(observations).flatten(-2))[0].numpy()
+        return network(torch.as_tensor(observations))[0].numpy()
 
     before = evaluate(policy, args.env_id, **world)
     for data in collector:

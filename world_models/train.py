@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import platform
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from world_models.calibration import calibrate_uncertainty
@@ -23,7 +19,6 @@ from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import (
     PROPRIOCEPTION,
-    Windows,
     cache_features,
     cache_frames,
     episode_offsets,
@@ -34,10 +29,11 @@ from world_models.features import EncoderConfig
 from world_models.flow import FlowConfig
 from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
-from world_models.optimisation import OptimisationConfig, Scalars, optimise
+from world_models.optimisation import OptimisationConfig, Scalars
 from world_models.regression import RegressionConfig
-from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
-from world_models.rla import RLA, RLAConfig, token_loss
+from world_models.rgb_decoder import RGBDecoderConfig
+from world_models.rla import RLAConfig
+from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla
 from world_models.state import StateEncoder
 from world_models.tensorboard_video import add_animation
 from world_models.world_model import (
@@ -48,13 +44,6 @@ from world_models.world_model import (
     load_encoder,
     save_encoder,
 )
-
-COMPONENT_PAIRS = 20_000
-"""Pairs of frames that the autoencoder's components are computed from."""
-LATENT_NOISE = 0.5
-"""Largest noise on the latent actions that train the decoder, over their spread."""
-FLOW_WEIGHT = 0.2
-"""Weight of the flow-matching loss beside that of stage 1."""
 
 
 @dataclass(frozen=True)
@@ -104,34 +93,17 @@ class TrainConfig:
     regression: RegressionConfig = field(default_factory=RegressionConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     rla_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=64, learning_rate=2e-3)
+        default_factory=lambda: OptimisationConfig(iterations=1500, batch_size=64, learning_rate=2e-3)
     )
     flow_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=8000, batch_size=64, learning_rate=2e-3)
+        default_factory=lambda: OptimisationConfig(iterations=3000, batch_size=64, learning_rate=2e-3)
     )
     regression_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=4000, batch_size=64, learning_rate=2e-3)
+        default_factory=lambda: OptimisationConfig(iterations=3000, batch_size=64, learning_rate=2e-3)
     )
     rgb_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=2000, batch_size=32)
+        default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=32)
     )
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What the stages share: the dataset and, for each frame of it, pixels, features and actions."""
-
-    dataset: EpisodeDataset
-    frames: np.ndarray
-    features: Tensor
-    actions: Tensor
-    offsets: np.ndarray
-
-    def windows(self, split: str, motion_share: float = 0.7) -> Windows:
-        """Training windows inside the episodes of a split."""
-        return Windows.over(
-            self.features, self.actions, self.offsets, self.dataset.split(split), motion_share=motion_share
-        )
 
 
 def train(config: TrainConfig) -> dict[str, Scalars]:
@@ -208,155 +180,6 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     return metrics
 
 
-def train_rla(
-    rla: RLA, data: TrainingData, optimisation: OptimisationConfig, folder: Path, key: dict[str, Any]
-) -> Scalars:
-    """Solve the autoencoder's encoder and train its decoder on pairs of frames; no actions are needed."""
-    windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
-    states, later, _, _ = windows.sample(COMPONENT_PAIRS, rla.config.horizon, torch.Generator().manual_seed(0))
-    rla.fit_components(later - states)
-    # The decoder will be given predicted latent actions, which are a little wrong.
-    spread = rla.encode(states[:1024], later[:1024]).std(dim=0)
-    del states, later
-
-    def loss(generator: torch.Generator) -> Tensor:
-        states, later, _, _ = windows.sample(optimisation.batch_size, rla.config.horizon, generator, full_share=0.0)
-        latent = rla.encode(states, later)
-        noise = torch.randn(latent.shape, generator=generator) * torch.rand(len(latent), 1, 1, generator=generator)
-        return token_loss(rla.decode(states, latent + LATENT_NOISE * spread * noise.to(latent)), later)
-
-    def validate() -> Scalars:
-        states, later, _ = _full_windows(held_out, 512, min(8, rla.config.horizon))
-        return {"token_l1_vs_persistence": _relative_l1(rla(states, later), states, later)}
-
-    return optimise("rla", rla, loss, optimisation, folder, key={**key, "rla": vars(rla.config)}, validate=validate)
-
-
-def train_flow(
-    world: RLAWorldModel,
-    data: TrainingData,
-    optimisation: OptimisationConfig,
-    folder: Path,
-    key: dict[str, Any],
-    pushed_chunks: int = 0,
-) -> Scalars:
-    """Train both stages of the flow on latent actions that the frozen autoencoder gives."""
-    rla, flow = world.rla, world.flow
-    rla.requires_grad_(False)
-    windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
-
-    def loss(generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths, error = _batch(
-            world, windows, optimisation.batch_size, pushed_chunks, generator
-        )
-        foretold = flow.stage1(states, actions, lengths, error)
-        # What cannot be foretold leads from the foretold state to the one that came.
-        latent = rla.encode(states + foretold.residual.detach().float(), later)
-        matching = flow.loss(flow.context(foretold), latent, generator)
-        return flow.stage1.loss(foretold, states, later) + FLOW_WEIGHT * matching
-
-    key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config), "pushed_chunks": pushed_chunks}
-    key |= {"chunk_length": world.chunk_length}
-    return optimise("flow", flow, loss, optimisation, folder, key=key, validate=partial(_validate, world, held_out))
-
-
-def train_regression(
-    world: RegressionWorldModel,
-    data: TrainingData,
-    optimisation: OptimisationConfig,
-    folder: Path,
-    key: dict[str, Any],
-    pushed_chunks: int = 0,
-) -> Scalars:
-    """Train the deterministic baseline on the same windows."""
-    regression = world.regression
-    windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
-
-    def loss(generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths, error = _batch(
-            world, windows, optimisation.batch_size, pushed_chunks, generator
-        )
-        return regression.loss(regression(states, actions, lengths, error), states, later)
-
-    key = {**key, "regression": vars(regression.config), "pushed_chunks": pushed_chunks}
-    key |= {"chunk_length": world.chunk_length}
-    return optimise(
-        "regression", regression, loss, optimisation, folder, key=key, validate=partial(_validate, world, held_out)
-    )
-
-
-def _batch(
-    world: WorldModel, windows: Windows, batch: int, pushed_chunks: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Windows of one chunk, a quarter of them from states that the model predicted over the chunks before.
-
-    Returns:
-        States ``(B, L, C)``, later states, actions, their valid steps, and the error ``(B, L)`` expected of the states.
-    """
-    horizon = world.chunk_length
-    pushed = batch // 4 if pushed_chunks else 0
-    states, later, actions, lengths = windows.sample(batch - pushed, horizon, generator)
-    no_error = states.new_zeros(states.shape[:2])
-    if not pushed:
-        return states, later, actions, lengths, no_error
-    chunks = int(torch.randint(1, pushed_chunks + 1, (1,), generator=generator))
-    imagined, run, target = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
-    error = imagined.new_zeros(imagined.shape[:2])
-    with torch.no_grad():
-        for chunk in range(chunks):
-            noise = None
-            if world.noise_shape is not None:
-                noise = torch.randn(pushed, *world.noise_shape, generator=generator).to(imagined)
-            imagined, error, _ = world.predict(imagined, run[:, chunk], noise, 1, error)
-    full = torch.full((pushed,), horizon, dtype=lengths.dtype, device=lengths.device)
-    return (
-        torch.cat([states, imagined]),
-        torch.cat([later, target]),
-        torch.cat([actions, run[:, -1]]),
-        torch.cat([lengths, full]),
-        torch.cat([no_error, error]),
-    )
-
-
-def _validate(world: WorldModel, held_out: Windows, runs: int = 192) -> Scalars:
-    """Open-loop error over one chunk and over as many as the episodes hold, at most six."""
-    longest = int(held_out.remaining.max()) // world.chunk_length
-    scalars = {}
-    for chunks in sorted({1, min(6, longest)}):
-        generator = torch.Generator().manual_seed(0)
-        states, actions, later = held_out.sample_sequence(runs, world.chunk_length, chunks, generator)
-        name = "token_l1_vs_persistence" if chunks == 1 else f"token_l1_vs_persistence_{chunks}_chunks"
-        scalars[name] = _relative_l1(open_loop(world, states, actions).features[:, -1], states, later)
-    return scalars
-
-
-def train_rgb_decoder(
-    decoder: RGBDecoder, data: TrainingData, optimisation: OptimisationConfig, folder: Path, key: dict[str, Any]
-) -> Scalars:
-    """Train tokens -> pixels on real frames."""
-    device = data.features.device
-    windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
-
-    def images(rows: Tensor) -> Tensor:
-        return torch.from_numpy(data.frames[rows.numpy()]).to(device).permute(0, 3, 1, 2).float() / 255
-
-    def error(rows: Tensor) -> Tensor:
-        decoded = decoder(data.features[rows.to(device)][:, : decoder.grid**2].float())
-        return F.l1_loss(decoded.float(), images(rows))
-
-    decoder.fit_background(images(windows.starts[:: max(1, len(windows.starts) // 256)]))
-
-    def loss(generator: torch.Generator) -> Tensor:
-        drawn = torch.multinomial(windows.weights, optimisation.batch_size, generator=generator)
-        return error(windows.starts[drawn])
-
-    def validate() -> Scalars:
-        return {"pixel_l1": float(error(held_out.starts[:: max(1, len(held_out.starts) // 256)]))}
-
-    key = {**key, "rgb_decoder": vars(decoder.config)}
-    return optimise("rgb_decoder", decoder, loss, optimisation, folder, key=key, validate=validate)
-
-
 def _encoder(
     config: TrainConfig, dataset: EpisodeDataset, frames: np.ndarray, stages: Path, data_key: str, device: str
 ) -> tuple[StateEncoder, Scalars]:
@@ -419,25 +242,6 @@ def _demonstration_episodes(dataset: EpisodeDataset, count: int) -> list[int]:
             "and what rewards compare with, so collect some (their column next.success ends true)"
         )
     return chosen
-
-
-def weights_digest(module: torch.nn.Module) -> str:
-    """Short digest of a module's weights, for the keys of later stages."""
-    digest = hashlib.sha256()
-    for tensor in module.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _full_windows(windows: Windows, count: int, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same windows of exactly ``horizon`` frames at every call: states, later states, actions."""
-    states, later, actions, lengths = windows.sample(count, horizon, torch.Generator().manual_seed(0), full_share=1.0)
-    full = lengths == horizon
-    return states[full], later[full], actions[full]
-
-
-def _relative_l1(predicted: Tensor, states: Tensor, later: Tensor) -> float:
-    return float((predicted.float() - later).abs().mean() / (states - later).abs().mean().clamp_min(1e-6))
 
 
 def _log_animation(world: WorldModel, data: TrainingData, folder: Path, count: int = 3) -> None:
