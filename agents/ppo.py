@@ -59,8 +59,8 @@ class PPOConfig:
     """Video-aligned reward."""
     success_bonus: float = 1.0
     """Added when the dream sees success."""
-    starts: Literal["mixed", "first"] = "mixed"
-    """Episodes start at demonstrations' first frames, or half of them at a random frame."""
+    starts: Literal["mixed", "first", "everywhere"] = "mixed"
+    """Episodes start at demonstrations' first frames, half of them at a random frame, or else at any first state."""
     max_chunks: int = 6
     """Chunks per episode."""
     solver_steps: int | None = None

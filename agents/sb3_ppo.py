@@ -50,7 +50,7 @@ class SB3PPOConfig:
     """Video-aligned reward."""
     success_bonus: float = 1.0
     """Added when the dream sees success."""
-    starts: Literal["mixed", "first"] = "mixed"
+    starts: Literal["mixed", "first", "everywhere"] = "mixed"
     """Episodes start at demonstrations' first frames, or half of them at a random frame."""
     max_chunks: int = 6
     """Chunks per episode."""

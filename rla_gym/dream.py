@@ -101,20 +101,19 @@ class Dream:
         self.slots.reseed(seeds, chosen.mask)
         if chosen.demonstration is not None and chosen.frame is not None:
             demonstration, start = chosen.demonstration, chosen.frame
+            features = self._demonstrations.at(demonstration, start) if own_picture is None else own_picture
         elif own_picture is not None:
-            demonstration = nearest_demonstration(self._demonstrations, own_picture)
+            features, demonstration = own_picture, nearest_demonstration(self._demonstrations, own_picture)
             start = torch.zeros_like(demonstration)
         else:
-            demonstration, start = self._drawn()
-        features = self._demonstrations.at(demonstration, start) if own_picture is None else own_picture
+            features, demonstration, start = self._drawn()
         self._enter(chosen.mask, features, demonstration, start)
         return chosen.mask
 
     def next_episode(self, mask: Tensor) -> None:
         """The slots in ``mask`` (B,) bool go on to the next episode of their seed."""
         self.slots.advance(mask)
-        demonstration, start = self._drawn()
-        self._enter(mask, self._demonstrations.at(demonstration, start), demonstration, start)
+        self._enter(mask, *self._drawn())
 
     def step(self, chunk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One action chunk on in every slot: (B, K, A) float32 in [-1, 1].
@@ -186,7 +185,7 @@ class Dream:
         )
         self.slots.restore(state.slots, seeds)
 
-    def _drawn(self) -> tuple[Tensor, Tensor]:
+    def _drawn(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._starts.draw(counter_noise.fold(self.slots.key, _STARTS))
 
     def _enter(self, mask: Tensor, features: Tensor, demonstration: Tensor, start: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Where an episode starts: a frame of a demonstration, drawn by counter."""
+"""Where an episode starts: a frame of a demonstration or another episode's first, drawn by counter."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from torch import Tensor
 from rla_gym import counter_noise
 from world_models.data.demonstrations import Demonstrations
 
-STARTS = ("mixed", "first")
+STARTS = ("mixed", "first", "everywhere")
 
 
 class Starts:
-    """Draws start frames from demonstrations.
+    """Draws start states.
 
     Args:
         demonstrations: N demonstrations, on the device where starts are wanted.
         mode: "mixed" (half the episodes start at a demonstration's first frame, half at a random one from which the
-            goal is still at least a chunk away) or "first" (always the first frame).
+            goal is still at least a chunk away), "first" (always the first frame), or "everywhere" (as "mixed", but
+            episodes that start at the beginning do so in any first state that the world brings; the demonstration whose
+            first frame is nearest goes with it).
         chunk_length: K, frames in a chunk.
         solved: frame (N,) int64 at which each demonstration has reached its goal; None takes its end.
     """
@@ -26,16 +28,37 @@ class Starts:
         self, demonstrations: Demonstrations, mode: str, chunk_length: int, solved: Tensor | None = None
     ) -> None:
         self._count = len(demonstrations.lengths)
-        self._mixed = mode == "mixed"
+        self._first = mode == "first"
+        self._demonstrations, self._elsewhere = demonstrations, None
+        if mode == "everywhere":
+            if demonstrations.first_states is None:
+                raise ValueError(
+                    "starts='everywhere' needs a world with first states of further episodes, and this one has none: "
+                    "train it with --first-states, or choose starts='mixed'"
+                )
+            self._elsewhere = demonstrations.first_states.float()
+            self._nearest = nearest_demonstration(demonstrations, self._elsewhere)
         self._choices = ((demonstrations.lengths if solved is None else solved) - chunk_length).clamp_min(1)
 
-    def draw(self, key: Tensor) -> tuple[Tensor, Tensor]:
-        """The start of each slot: key (B,) int64 -> demonstration (B,) int64, frame (B,) int64; no host sync."""
+    def draw(self, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The start of each slot, from keys (B,) int64; no host sync.
+
+        Returns:
+            State (B, L, C) float32, demonstration (B,) int64 and the frame (B,) int64 of it that the state stands for.
+        """
         demonstration = counter_noise.integers(counter_noise.fold(key, 0), self._count)
-        if not self._mixed:
-            return demonstration, torch.zeros_like(demonstration)
+        frame = torch.zeros_like(demonstration)
+        if self._first:
+            return self._demonstrations.at(demonstration, frame), demonstration, frame
         inside = counter_noise.integers(counter_noise.fold(key, 1), 2)
-        return demonstration, inside * counter_noise.integers(counter_noise.fold(key, 2), self._choices[demonstration])
+        frame = inside * counter_noise.integers(counter_noise.fold(key, 2), self._choices[demonstration])
+        if self._elsewhere is None:
+            return self._demonstrations.at(demonstration, frame), demonstration, frame
+        other = counter_noise.integers(counter_noise.fold(key, 3), len(self._elsewhere))
+        begins = inside == 0
+        demonstration = torch.where(begins, self._nearest[other], demonstration)
+        within = self._demonstrations.at(demonstration, frame)
+        return torch.where(begins[:, None, None], self._elsewhere[other], within), demonstration, frame
 
 
 def nearest_demonstration(demonstrations: Demonstrations, features: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         success_bonus: added to the reward of a step that ends in success.
         terminate_on_success: whether success ends the episode.
         out_of_bounds: "clip" actions to [-1, 1], or "raise" an error for those beyond.
-        starts: "mixed" or "first", see :class:`rla_gym.starts.Starts`.
+        starts: "mixed", "first" or "everywhere", see :class:`rla_gym.starts.Starts`.
         chunk_length: K, 1 up to the world's (default) chunk length.
         max_chunks: steps after which an episode is truncated.
         solver_steps: steps of the flow's solver; None for the world's own.

@@ -76,7 +76,8 @@ def save_tiny_world(folder: Path, spread: float, proprioception: int = 0) -> Pat
     drift = [torch.linspace(0, 1, length).view(-1, 1, 1) * torch.randn(shape) for length in lengths]
     features = [torch.randn(shape) + item for item in drift]
     actions = [torch.rand(length, 4) * 2 - 1 for length in lengths]
-    Demonstrations.stack(features, actions).save(folder / "starts.safetensors")
+    first_states = torch.randn(20, encoder.num_tokens, encoder.channels)
+    Demonstrations.stack(features, actions, first_states).save(folder / "starts.safetensors")
     return folder
 
 

@@ -17,6 +17,7 @@ import rla_gym
 from rewards import SuccessDetector, make_reward
 from rla_gym import RLAWMEnv
 from tests.dreams import A, K, Make, actions_for, assert_same, rollout
+from world_models.data.demonstrations import Demonstrations
 
 INFO_KEYS = {"uncertainty", 
     "success", "success_probability", "reward_alignment", "reward_success", "control_steps", "demonstration"
@@ -156,6 +157,26 @@ def test_success_ends_the_episode(make: Make) -> None:
 
 def test_starts(make: Make) -> None:
     assert (make(600, starts="first").reset(seed=0)[1]["control_steps"] == 0).all()
+
+
+def test_everywhere_starts_in_first_states_of_other_episodes_too(make: Make, tmp_path: Path) -> None:
+    env = make(600, starts="everywhere")
+    obs, info = env.reset(seed=0)
+    demonstrations = Demonstrations.load(Path(env.world) / "starts.safetensors")
+    elsewhere = demonstrations.first_states.float().numpy()
+    nearest = np.abs(obs[:, None] - elsewhere[None]).mean(axis=(2, 3)).argmin(axis=1)
+    begins = (obs == elsewhere[nearest]).all(axis=(1, 2))
+    assert 0.4 < begins.mean() < 0.6
+    assert len(set(nearest[begins])) == len(elsewhere)
+    first = demonstrations.features[:, 0].float().numpy()
+    distance = np.abs(obs[begins][:, None] - first[None]).mean(axis=(2, 3))
+    np.testing.assert_array_equal(distance.argmin(axis=1), info["demonstration"][begins])
+    poor = shutil.copytree(env.world, tmp_path / "poor")
+    Demonstrations(demonstrations.features, demonstrations.actions, demonstrations.lengths).save(
+        poor / "starts.safetensors"
+    )
+    with pytest.raises(ValueError, match="train it with --first-states"):
+        make(2, world=poor, starts="everywhere")
     env = make(3000, output="torch")
     obs, info = env.reset(seed=0)
     demonstrations = rla_gym.load_world(env.world).demonstrations
@@ -237,7 +258,7 @@ def test_single_env_errors_and_slots(world: str) -> None:
         ({"out_of_bounds": "wrap"}, "out_of_bounds='wrap': choose one of 'clip', 'raise'"),
         ({"output": "jax"}, "output='jax'"),
         ({"reward": "dense"}, "unknown reward 'dense'"),
-        ({"starts": "last"}, "starts='last': choose one of 'mixed', 'first'"),
+        ({"starts": "last"}, "starts='last': choose one of 'mixed', 'first', 'everywhere'"),
         ({"dynamics": "ode"}, "unknown dynamics 'ode'"),
         ({"render_mode": "human"}, "render_mode='human'"),
         ({"num_envs": 0}, "num_envs=0 must be at least 1"),

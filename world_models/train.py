@@ -61,6 +61,7 @@ class TrainConfig:
             chunks on (the pushforward trick, arXiv 2202.03376), so that roll-outs stay where it knows its way; 0 for
             never.
         demonstrations: successful episodes that ship with the world, as start states, rewards and for cloning.
+        first_states: training episodes whose first states ship with the world, as further start states.
         device: ``cpu``, ``cuda`` or ``auto``.
         threads: CPU threads; 0 takes all cores.
         seed: of initial weights and batches.
@@ -80,6 +81,7 @@ class TrainConfig:
     proprioception: bool = True
     pushed_chunks: int = 3
     demonstrations: int = 32
+    first_states: int = 256
     device: str = "auto"
     threads: int = 0
     seed: int = 0
@@ -149,9 +151,12 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     )
     save_encoder(config.out, world, encoder)
     spans = [slice(int(offsets[index]), int(offsets[index + 1])) for index in demonstrations]
-    Demonstrations.stack([data.features[span].cpu() for span in spans], [actions[span] for span in spans]).save(
-        config.out / "starts.safetensors"
-    )
+    episodes = dataset.split("train")
+    spread = np.linspace(0, len(episodes) - 1, min(config.first_states, len(episodes))).astype(int)
+    first_states = data.features[offsets[episodes[spread]]].cpu() if len(spread) else None
+    Demonstrations.stack(
+        [data.features[span].cpu() for span in spans], [actions[span] for span in spans], first_states
+    ).save(config.out / "starts.safetensors")
     if config.encoder_only:
         return metrics
 

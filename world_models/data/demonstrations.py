@@ -20,11 +20,14 @@ class Demonstrations:
         features: ``(N, T, L, C)`` float16 or float32, padded with each demonstration's last frame.
         actions: ``(N, T, A)`` float32, zero past the end; row t is taken after frame t.
         lengths: ``(N,)`` int64, frames of each demonstration.
+        first_states: ``(M, L, C)``, the first states of M further episodes, whatever became of them: more places to
+            start from than there are demonstrations. None where there are none.
     """
 
     features: Tensor
     actions: Tensor
     lengths: Tensor
+    first_states: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.features) == len(self.actions) == len(self.lengths) or len(self.lengths) == 0:
@@ -34,13 +37,14 @@ class Demonstrations:
             )
 
     @classmethod
-    def stack(cls, features: list[Tensor], actions: list[Tensor]) -> Demonstrations:
+    def stack(cls, features: list[Tensor], actions: list[Tensor], first_states: Tensor | None = None) -> Demonstrations:
         """Pad and stack lists of ``(T_i, L, C)`` features and ``(T_i, A)`` actions; features become float16."""
         lengths = torch.tensor([len(item) for item in features])
         longest = int(lengths.max())
         padded = [torch.cat([item, item[-1:].expand(longest - len(item), -1, -1)]) for item in features]
         zeros = [torch.cat([item, item.new_zeros(longest - len(item), item.shape[1])]) for item in actions]
-        return cls(torch.stack(padded).half(), torch.stack(zeros).float(), lengths)
+        first_states = None if first_states is None else first_states.half()
+        return cls(torch.stack(padded).half(), torch.stack(zeros).float(), lengths, first_states)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -56,11 +60,14 @@ class Demonstrations:
 
     def to(self, device: torch.device | str) -> Demonstrations:
         """The same demonstrations on ``device``."""
-        return Demonstrations(self.features.to(device), self.actions.to(device), self.lengths.to(device))
+        return Demonstrations(**{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, atomically."""
-        save_tensors(path, {"features": self.features, "actions": self.actions, "lengths": self.lengths})
+        save_tensors(path, self._tensors())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
     @classmethod
     def load(cls, path: Path) -> Demonstrations:
