@@ -18,7 +18,7 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
   train DATA --out WORLD   turn a folder of episodes into a world
   agent bc|ppo|sb3|blind   train a policy on a world's demonstrations or in its dream
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|ablation|encoders|transfer
+  bench fidelity|latent-actions|ablation|encoders|transfer
                            measure a world, compare recipes or encoders, or what policies are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
   demo                     clone, train in the dream, judge in the simulator: minutes
@@ -96,12 +96,17 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _bench(arguments: list[str]) -> None:
-    name, rest = _choose("bench", arguments, ("fidelity", "ablation", "encoders", "transfer"))
+    name, rest = _choose("bench", arguments, ("fidelity", "latent-actions", "ablation", "encoders", "transfer"))
     if name == "fidelity":
         from benchmarks.fidelity import FidelityConfig
         from benchmarks.fidelity import run as run_fidelity
 
         run_fidelity(_configure(FidelityConfig, rest, "data"))
+    elif name == "latent-actions":
+        from benchmarks.latent_actions import LatentActionsConfig
+        from benchmarks.latent_actions import run as run_latent_actions
+
+        run_latent_actions(_configure(LatentActionsConfig, rest, "data"))
     elif name == "ablation":
         from benchmarks.ablation import AblationConfig
         from benchmarks.ablation import run as run_ablation

@@ -84,6 +84,10 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "--pushed-chunks 0" in compared["pushed_chunks 0", "flow", "token_l1_vs_persistence"]["command"]
     assert table.with_suffix(".png").stat().st_size > 10_000
 
+    readouts = tmp_path / "latent_actions.json"
+    rla_gym_command(monkeypatch, "bench", "latent-actions", data, "--world", world, "--out", readouts)
+    assert {row["metric"] for row in json.loads(readouts.read_text())} >= {"cube_motion_r2", "elapsed_frames_r2"}
+
     encoders = tmp_path / "encoders.json"
     rla_gym_command(monkeypatch, "bench", "encoders", data, "--worlds", world, "--out", encoders,
                     "--probe.iterations", 5)  # fmt: skip
