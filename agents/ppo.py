@@ -61,6 +61,10 @@ class PPOConfig:
     """Added when the dream sees success."""
     starts: Literal["mixed", "first", "everywhere"] = "mixed"
     """Episodes start at demonstrations' first frames, half of them at a random frame, or else at any first state."""
+    uncertainty_penalty: float = 0.0
+    """Taken off the reward per unit of the dream's uncertainty (MOPO, arXiv 2005.13239)."""
+    max_uncertainty: float | None = None
+    """Dreams that are less certain of a step than this end with it (MOReL, arXiv 2005.05951); None for never."""
     max_chunks: int = 6
     """Chunks per episode."""
     solver_steps: int | None = None
@@ -191,6 +195,7 @@ def train_ppo(config: PPOConfig) -> Path:
         chunk_length=clone.chunk_length,
         max_chunks=config.max_chunks,
         solver_steps=config.solver_steps,
+        max_uncertainty=config.max_uncertainty,
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     T, B = config.steps, config.num_envs
@@ -204,6 +209,7 @@ def train_ppo(config: PPOConfig) -> Path:
     next_features = torch.zeros(T, B, *sample, device=device)
     actions = torch.zeros(T, B, clone.action_size, device=device)
     rewards, log_probs = torch.zeros(T, B, device=device), torch.zeros(T, B, device=device)
+    uncertainties = torch.zeros(T, B, device=device)
     terminations, ends = torch.zeros(T, B, device=device), torch.zeros(T, B, device=device)
     minibatch = T * B // config.minibatches
 
@@ -231,6 +237,10 @@ def train_ppo(config: PPOConfig) -> Path:
                 done = terminated | truncated
                 # where an episode ended, what follows is its last frame and not the next episode's first
                 next_features[t] = torch.where(done[:, None, None], info["final_obs"], observation)
+                # an ended dream's own doubt, not that of the state which took its place
+                told = torch.where(done, info["final_info"]["uncertainty"], info["uncertainty"])
+                reward = reward - config.uncertainty_penalty * told
+                uncertainties[t] = told
                 rewards[t], terminations[t], ends[t] = reward, terminated.float(), done.float()
                 episode_return += reward
                 finished_returns += (episode_return * done).sum()
@@ -300,6 +310,7 @@ def train_ppo(config: PPOConfig) -> Path:
                     "returns": finished_returns,
                     "charts/kl_to_bc": gaussian_kl(mean, log_std, clone_mean, clone.log_std).mean(),
                     "charts/reward_per_chunk": rewards.mean(),
+                    "charts/uncertainty": uncertainties.mean(),
                     "charts/action_std": log_std.exp().mean(),
                     "losses/approx_kl": gaussian_kl(old_mean, old_log_std, mean, log_std).mean(),
                     "losses/value": torch.stack(value_losses).mean(),
@@ -445,6 +456,8 @@ def _check(config: PPOConfig) -> None:
     for name in ("gamma", "gae_lambda", "average_decay"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+    if config.uncertainty_penalty < 0:
+        raise ValueError(f"uncertainty_penalty must be 0 or more, got {config.uncertainty_penalty}")
     if config.average_decay == 1:
         raise ValueError("average_decay=1 would keep the clone as it is; use 0.95, or 0 for the last iterate")
     if config.num_envs * config.steps < config.minibatches:
