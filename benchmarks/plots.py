@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.results import Row
 
+RATES = ("success_rate", "dream_success_rate")
 COLOURS = {"flow": "#0b6e99", "regression": "#d9730d", "persistence": "#9b9a97"}
 
 
@@ -106,3 +108,20 @@ def _save(figure, path: Path) -> None:
     figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)
     temporary.replace(path)
+
+
+def plot_ranking(rows: list[Row], path: Path) -> None:
+    """Success in the dream over success in the simulator, a point with its intervals per policy."""
+    rates = {metric: {row.method: row for row in rows if row.metric == metric} for metric in RATES}
+    figure, axis = plt.subplots(figsize=(4.6, 4.4), constrained_layout=True)
+    axis.plot([0, 1], [0, 1], color="#9b9a97", linewidth=0.8, linestyle="--")
+    for name, real in rates[RATES[0]].items():
+        dream = rates[RATES[1]][name]
+        errors = [[[row.value - (row.low or 0)], [(row.high or 1) - row.value]] for row in (real, dream)]
+        style: dict[str, Any] = {"fmt": "o", "markersize": 4, "linewidth": 0.8, "color": COLOURS["flow"]}
+        axis.errorbar(real.value, dream.value, xerr=errors[0], yerr=errors[1], **style)
+        axis.annotate(name, (real.value, dream.value), fontsize=6, xytext=(4, 4), textcoords="offset points")
+    told = ", ".join(f"{row.metric} {row.value:.2f}" for row in rows if row.metric in ("pearson", "spearman", "mmrv"))
+    axis.set(title=told, xlabel="success in the simulator", ylabel="success in the dream", xlim=(0, 1), ylim=(0, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)

@@ -18,7 +18,7 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
   train DATA --out WORLD   turn a folder of episodes into a world
   agent bc|ppo|sb3|blind   train a policy on a world's demonstrations or in its dream
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|latent-actions|ablation|encoders|transfer
+  bench fidelity|latent-actions|ablation|encoders|transfer|ranking
                            measure a world, compare recipes or encoders, or what policies are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
   demo                     clone, train in the dream, judge in the simulator: minutes
@@ -96,7 +96,9 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _bench(arguments: list[str]) -> None:
-    name, rest = _choose("bench", arguments, ("fidelity", "latent-actions", "ablation", "encoders", "transfer"))
+    name, rest = _choose(
+        "bench", arguments, ("fidelity", "latent-actions", "ablation", "encoders", "transfer", "ranking")
+    )
     if name == "fidelity":
         from benchmarks.fidelity import FidelityConfig
         from benchmarks.fidelity import run as run_fidelity
@@ -117,6 +119,11 @@ def _bench(arguments: list[str]) -> None:
         from benchmarks.encoders import run as run_encoders
 
         run_encoders(_configure(EncodersConfig, rest, "data"))
+    elif name == "ranking":
+        from benchmarks.ranking import RankingConfig
+        from benchmarks.ranking import run as run_ranking
+
+        run_ranking(_configure(RankingConfig, rest, "policies"))
     else:
         from benchmarks.transfer import TransferConfig
         from benchmarks.transfer import run as run_transfer

@@ -10,6 +10,7 @@ import torch
 
 from agents.statistics import mean_over_seeds, paired_difference, seeds_and_states
 from benchmarks.probes import ProbeConfig, fit_probe
+from benchmarks.ranking import compare, mean_maximum_rank_violation
 from benchmarks.results import Row, print_rows, read_rows, write_rows
 
 
@@ -82,3 +83,16 @@ def test_interval_over_few_seeds_is_students(seeds: int) -> None:
 def test_an_interval_needs_seeds(values: list[float]) -> None:
     with pytest.raises(ValueError, match=r"mean_over_seeds|finite"):
         mean_over_seeds(values)
+
+
+def test_a_dream_that_orders_policies_well_has_no_violation() -> None:
+    real = np.array([0.1, 0.4, 0.7, 0.9])
+    same = compare(real, real**2)
+    assert same["spearman"] == pytest.approx(1.0)
+    assert same["mmrv"] == 0.0
+    assert same["pearson"] > 0.95
+    # One pair is misordered: both of it lose the difference of their real rates, the other two nothing.
+    assert mean_maximum_rank_violation(real, np.array([0.1, 0.8, 0.7, 0.9])) == pytest.approx((0.3 + 0.3) / 4)
+    # A dream in which all succeed orders nothing: each loses its distance to the best.
+    flat = compare(real, np.ones(4))
+    assert flat == {"pearson": 0.0, "spearman": 0.0, "mmrv": pytest.approx((0.8 + 0.5 + 0.2 + 0.0) / 4)}
