@@ -82,14 +82,17 @@ def _fidelity(rows: list[dict[str, Any]]) -> str:
         "| metric | method | " + " | ".join(settings) + " |",
         "|---|---|" + "---|" * len(settings),
     ]
+    methods = [
+        name for name in ("flow", "regression", "persistence") if (FIDELITY_METRICS[0], name, settings[0]) in value
+    ]
     for metric in FIDELITY_METRICS:
-        for method in ("flow", "regression", "persistence"):
+        for method in methods:
             cells = [f"{value[metric, method, setting]:.2f}" for setting in settings]
             lines.append(f"| {metric} | {method} | " + " | ".join(cells) + " |")
     lines.append(
         "\nWhat became of the grasp after the last chunk:\n\n| method | false lifts | missed lifts |\n|---|---|---|"
     )
-    for method in ("flow", "regression"):
+    for method in methods[:-1]:
         rates = [value.get((metric, method, settings[-1])) for metric in ("false_lift_rate", "missed_lift_rate")]
         lines.append(f"| {method} | " + " | ".join("-" if rate is None else f"{rate:.0%}" for rate in rates) + " |")
     return "\n".join(lines) + "\n"
