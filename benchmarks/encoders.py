@@ -89,6 +89,6 @@ def _dreamed(folder: Path, held_out: HeldOut, probe: AttentiveProbe, setting: st
     rollout = open_loop(load_model(folder), held_out.start, held_out.actions)
     errors = rollout_errors(rollout.features, held_out.real, held_out.start, held_out.truth, probe)
     found = [(f"{name}_error_cm", setting, float(errors.centimetres[name][:, -1].mean()), "cm") for name in QUANTITIES]
-    lifted = held_out.lifted
-    rates = {"false_lift_rate": errors.lifted[~lifted], "missed_lift_rate": ~errors.lifted[lifted]}
+    lifted, dreamed = held_out.lifted[:, -1], errors.lifted[:, -1]
+    rates = {"false_lift_rate": dreamed[~lifted], "missed_lift_rate": ~dreamed[lifted]}
     return found + [(name, setting, float(np.mean(wrong)), "fraction") for name, wrong in rates.items() if len(wrong)]

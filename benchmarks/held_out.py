@@ -23,7 +23,7 @@ class HeldOut:
         real: states after each chunk ``(E, M, L, C)``.
         actions: ``(E, M, K, A)``.
         truth: simulator states ``(E, M, 7)`` after each chunk.
-        lifted: whether the cube was lifted ``(E,)`` bool.
+        lifted: whether the cube was lifted after each chunk ``(E, M)`` bool.
         kinds: kind of each episode ``(E,)``.
         frames: rows of the dataset, first and after each chunk ``(E, M + 1)``.
     """
@@ -75,7 +75,7 @@ def held_out_episodes(
         features[frames[:, 1:]].float(),
         actions.view(len(episodes), chunks, length, -1),
         states[frames[:, 1:]],
-        (states[frames[:, -1], 2] - states[first, 2] > LIFTED_METRES).numpy(),
+        (states[frames[:, 1:], 2] - states[first, None, 2] > LIFTED_METRES).numpy(),
         np.array([dataset.kinds[i] for i in episodes]),
         frames,
     )

@@ -26,7 +26,7 @@ class RolloutErrors:
         still: error, and persistence's, over the quarter of the tokens that moved least, two of ``(E, M)``.
         centimetres: of each quantity, distance ``(E, M)`` between what a probe reads and the simulator's truth.
         spread_ratio: spread over episodes of imagined states over that of real ones ``(M,)``.
-        lifted: whether the probe sees the cube lifted after the last chunk ``(E,)`` bool.
+        lifted: whether the probe sees the cube lifted after each chunk ``(E, M)`` bool.
         uncertainty: the model's own expectation of ``token`` ``(E, M)``, where it has one.
     """
 
@@ -68,7 +68,7 @@ def rollout_errors(
             name: (read[:, :, part] - truth[:, :, part]).norm(dim=2).numpy() * 100 for name, part in QUANTITIES.items()
         },
         spread_ratio=(_spread(imagined) / _spread(real)).numpy(),
-        lifted=((read[:, -1, 2] - probe(start)[:, 2]) > LIFTED_METRES).numpy(),
+        lifted=((read[:, :, 2] - probe(start)[:, None, 2]) > LIFTED_METRES).numpy(),
         uncertainty=None if uncertainty is None else uncertainty.numpy(),
     )
 

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from world_models.shipped_weights import SHIPPED, load_shipped_weights
 
+TOKEN_PIXELS = 16
+"""Least side of a token of a convolutional backbone."""
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -23,8 +26,8 @@ class EncoderConfig:
     Attributes:
         backbone: any timm model name, for instance ``vit_small_patch14_dinov2.lvd142m``.
         backbone_arguments: further arguments of ``timm.create_model``. Of a convolutional backbone the feature maps
-            ``out_indices`` (2 and 3 unless said otherwise: strides 8 and 16) are taken; the cells of the coarsest are
-            the tokens, finer maps are folded into their channels.
+            ``out_indices`` (2 and 3 unless said otherwise: strides 8 and 16) are taken and folded into tokens of 16
+            pixels a side, or of the coarsest map's stride where that is larger.
         image_size: frames are resized to this many pixels a side before the backbone sees them.
         pretrained: load timm's weights for the name, from its hub, the local cache, or the package that ships them.
         checkpoint: load weights from this local file (safetensors or a state dict) instead.
@@ -101,7 +104,7 @@ class FeatureEncoder(nn.Module):
         """uint8 frames ``(B, H, W, 3)`` to the backbone's own patch tokens ``(B, L, W)``."""
         pixels = self.pixels(rgb)
         if not hasattr(self.backbone, "forward_features"):
-            return fold_maps(self.backbone(pixels))
+            return fold_maps(self.backbone(pixels), self.image_size // TOKEN_PIXELS)
         tokens = cast("Any", self.backbone).forward_features(pixels)
         return tokens[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
 
@@ -143,9 +146,14 @@ class FeatureEncoder(nn.Module):
         return digest.hexdigest()[:16]
 
 
-def fold_maps(maps: list[Tensor]) -> Tensor:
-    """Feature maps ``(B, W_i, H_i, H_i)`` to tokens ``(B, L, W)`` on the coarsest grid, finer maps in the channels."""
-    grid = min(item.shape[-1] for item in maps)
+def fold_maps(maps: list[Tensor], largest_grid: int) -> Tensor:
+    """Feature maps ``(B, W_i, H_i, H_i)`` to tokens ``(B, L, W)`` on one grid, what is finer folded into the channels.
+
+    Args:
+        maps: of different strides.
+        largest_grid: most tokens a side; fewer where the coarsest map has fewer.
+    """
+    grid = min(largest_grid, *(item.shape[-1] for item in maps))
     folded = [F.pixel_unshuffle(item, item.shape[-1] // grid) for item in maps]
     return torch.cat(folded, dim=1).flatten(2).transpose(1, 2)
 
