@@ -8,7 +8,7 @@ ONLY_CLONE := $(ONLY_POLICY) --policy-noise 0.1
 CLONES := 5_2 10_0 10_1 20_3
 MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 
-.PHONY: setup gl demo world world-gpu test lint clean
+.PHONY: setup gl demo world world-seeds world-gpu test lint clean
 
 setup: gl
 	$(PYTHON) -m venv $(VENV)
@@ -70,6 +70,14 @@ worlds/lift/success.json: data/lift/complete
 
 worlds/lift/fidelity.json: worlds/lift/success.json
 	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift --out $@
+
+# Two more training seeds of the same recipe, for intervals over seeds.
+world-seeds: worlds/lift/success.json worlds/lift_seed1/success.json worlds/lift_seed2/success.json
+	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift worlds/lift_seed1 worlds/lift_seed2
+
+worlds/lift_seed%/success.json: data/lift/complete
+	$(BIN)/rla-gym train data/lift --out worlds/lift_seed$* --encoder-from worlds/lift_encoder --seed $* \
+		--no-baseline --rgb-optimisation.iterations 1
 
 # The same recipe where a GPU is at hand: ten times the arithmetic, larger models, and minutes instead of hours.
 world-gpu: data/lift/complete
