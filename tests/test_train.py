@@ -49,6 +49,27 @@ def tiny_training(data: Path, out: Path, iterations: int = 12) -> TrainConfig:
     )  # fmt: skip
 
 
+def test_training_goes_on_from_a_world_and_leaves_stages_of_no_iterations_alone(
+    dataset: EpisodeDataset, tmp_path: Path
+) -> None:
+    config = replace(tiny_training(dataset.root, tmp_path / "first", 3), baseline=False)
+    first = train(config)
+    none = OptimisationConfig(0)
+    later = replace(
+        config, out=tmp_path / "later", start_from=str(tmp_path / "first"),
+        rla_optimisation=none, rgb_optimisation=none,
+        flow_optimisation=replace(config.flow_optimisation, iterations=5),
+    )  # fmt: skip
+    metrics = train(later)
+    assert metrics["rla"] == first["rla"]
+    assert metrics["flow"]["iterations"] == 5
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "later"))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"flow"}
+    with pytest.raises(ValueError, match="other sizes"):
+        train(replace(later, out=tmp_path / "wider", flow=replace(config.flow, width=32)))
+
+
 def test_a_world_may_do_without_the_baseline(dataset: EpisodeDataset, tmp_path: Path) -> None:
     metrics = train(replace(tiny_training(dataset.root, tmp_path, 2), baseline=False))
     assert "regression" not in metrics

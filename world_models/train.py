@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 from dataclasses import dataclass, field
@@ -33,16 +34,19 @@ from world_models.optimisation import OptimisationConfig, Scalars
 from world_models.regression import RegressionConfig
 from world_models.rgb_decoder import RGBDecoderConfig
 from world_models.rla import RLAConfig
-from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla
+from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla, weights_digest
 from world_models.state import StateEncoder
 from world_models.tensorboard_video import add_animation
 from world_models.world_model import (
+    DYNAMICS,
     RegressionWorldModel,
     RLAWorldModel,
     WorldConfig,
     WorldModel,
     load_encoder,
+    load_model,
     save_encoder,
+    world_folder,
 )
 
 
@@ -66,6 +70,8 @@ class TrainConfig:
         threads: CPU threads; 0 takes all cores.
         seed: of initial weights and batches.
         encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one.
+        start_from: go on from this world (bundled name, folder or hub id), with its encoder and its weights, instead of
+            from random ones; stages of 0 iterations stay as they are there.
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose roll-outs the data
             of the real world should hold.
         baseline: also train the regression world model, the baseline that the flow is compared with.
@@ -86,6 +92,7 @@ class TrainConfig:
     threads: int = 0
     seed: int = 0
     encoder_from: str | None = None
+    start_from: str | None = None
     encoder_only: bool = False
     baseline: bool = True
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -163,17 +170,23 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     torch.manual_seed(config.seed)
     flow_world = RLAWorldModel(world, encoder).to(device)
 
-    metrics["rla"] = train_rla(flow_world.rla, data, config.rla_optimisation, stages, key)
-    pushed = config.pushed_chunks
-    metrics["flow"] = train_flow(flow_world, data, config.flow_optimisation, stages, key, pushed)
-    metrics["rgb_decoder"] = train_rgb_decoder(flow_world.rgb_decoder, data, config.rgb_optimisation, stages, key)
     models: list[WorldModel] = [flow_world]
     if config.baseline:
-        regression_world = RegressionWorldModel(world, encoder, flow_world.rgb_decoder).to(device)
-        metrics["regression"] = train_regression(
-            regression_world, data, config.regression_optimisation, stages, key, pushed
-        )
-        models.append(regression_world)
+        models.append(RegressionWorldModel(world, encoder, flow_world.rgb_decoder).to(device))
+    if config.start_from is not None:
+        metrics |= _start_from(config.start_from, models)
+        key["start_from"] = weights_digest(flow_world)
+    pushed = config.pushed_chunks
+    if config.rla_optimisation.iterations:
+        metrics["rla"] = train_rla(flow_world.rla, data, config.rla_optimisation, stages, key)
+    if config.flow_optimisation.iterations:
+        metrics["flow"] = train_flow(flow_world, data, config.flow_optimisation, stages, key, pushed)
+    if config.rgb_optimisation.iterations:
+        metrics["rgb_decoder"] = train_rgb_decoder(flow_world.rgb_decoder, data, config.rgb_optimisation, stages, key)
+    for model in models[1:]:
+        assert isinstance(model, RegressionWorldModel)
+        if config.regression_optimisation.iterations:
+            metrics["regression"] = train_regression(model, data, config.regression_optimisation, stages, key, pushed)
     for model in models:
         calibrate_uncertainty(model, data.windows("validation", motion_share=0.0))
         # fp16 halves the file; the world that is measured is the one that is read back.
@@ -188,6 +201,8 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 def _encoder(
     config: TrainConfig, dataset: EpisodeDataset, frames: np.ndarray, stages: Path, data_key: str, device: str
 ) -> tuple[StateEncoder, Scalars]:
+    if config.start_from is not None:
+        return load_encoder(config.start_from, device), {}
     metrics: Scalars = {}
     if config.encoder_from is not None:
         visual = load_encoder(config.encoder_from, device).visual
@@ -210,6 +225,23 @@ def _encoder(
         encoder.proprioception.fit(torch.cat([readings(dataset, int(index)) for index in dataset.split("train")]))
     # Weights ship as float16: round them now, so that every later stage sees the states that users will get.
     return encoder.half().float().to(device), metrics
+
+
+def _start_from(name: str, models: list[WorldModel]) -> dict[str, Scalars]:
+    """Give models the weights of a world; returns what the world says of its stages.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such world, or it has other sizes or lacks a part.
+    """
+    folder = world_folder(name)
+    for model, dynamics in zip(models, DYNAMICS, strict=False):
+        device = next(model.parameters()).device
+        try:
+            model.load_state_dict(load_model(folder, dynamics, device).state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"{folder} has other sizes than this training asks for: {error}") from error
+    metrics: dict[str, Scalars] = json.loads((folder / "training.json").read_text())["metrics"]
+    return metrics
 
 
 def _check_data(dataset: EpisodeDataset, span: int) -> None:
