@@ -277,7 +277,14 @@ class Reach(VectorEnv):
         self.time[truncated] = 0
         self.features = torch.randn(self.num_envs, 16, 8, generator=self.generator)
         terminated = torch.zeros_like(truncated)
-        return self.features, reward, terminated, truncated, {"final_obs": self.features.clone()}
+        told = {"uncertainty": torch.zeros(self.num_envs)}
+        return (
+            self.features,
+            reward,
+            terminated,
+            truncated,
+            {"final_obs": self.features.clone(), "final_info": told, **told},
+        )
 
 
 def test_ppo_improves_where_the_optimum_is_known(ppo: PPOConfig, clone: Path, tmp_path: Path) -> None:
