@@ -51,7 +51,7 @@ class SB3PPOConfig:
     success_bonus: float = 1.0
     """Added when the dream sees success."""
     starts: Literal["mixed", "first", "everywhere"] = "mixed"
-    """Episodes start at demonstrations' first frames, or half of them at a random frame."""
+    """Episodes start at demonstrations' first frames, half of them at a random frame, or else at any first state."""
     max_chunks: int = 6
     """Chunks per episode."""
     num_envs: int = 64

@@ -34,6 +34,7 @@ from world_models.world_model import (
     dynamics_in,
     load_encoder,
     load_model,
+    read_config,
     world_folder,
 )
 
@@ -82,11 +83,11 @@ def run(config: FidelityConfig) -> list[Row]:
     dataset = EpisodeDataset(config.data)
     states = simulator_states(dataset)
     folders = [world_folder(name) for name in config.world]
-    bench = _Bench(config, load_model(folders[0]).config.task, len(folders))
+    bench = _Bench(config, read_config(folders[0]).task, len(folders))
     table: Table = {}
     cache = config.cache or config.data / "cache"
     floors: list[dict[str, tuple[float, float]]] = []
-    pictured: Tensor | None = None
+    pictured: tuple[WorldModel, Tensor] | None = None
     for folder in folders:
         models = {name: load_model(folder, name) for name in dynamics_in(folder)}
         features = torch.from_numpy(cache_features(dataset, load_encoder(folder), cache))
@@ -98,7 +99,7 @@ def run(config: FidelityConfig) -> list[Row]:
         for method, errors, imagined in _roll_out(config, models, probe, held_out):
             table.setdefault(method, []).append(errors)
             if pictured is None and method == "flow":
-                pictured = imagined
+                pictured = models["flow"], imagined
 
     bench.add_probe_rows(floors, int(sum(dataset.lengths[i] for i in dataset.split(config.split))))
     for method, of_worlds in table.items():
@@ -108,12 +109,12 @@ def run(config: FidelityConfig) -> list[Row]:
         write_model_card(folders[0])
     _show(config, bench.rows, len(held_out.kinds))
     assert pictured is not None
-    model = load_model(folders[0])
+    model, imagined = pictured
     shown = [k for kind in dict.fromkeys(held_out.kinds) for k in np.flatnonzero(held_out.kinds == kind)[:1]][:4]
     frames = cache_frames(dataset, cache)
     save_film_strip(
         [frames[held_out.frames[k].numpy()] for k in shown],
-        [model.decode(torch.cat([held_out.start[k : k + 1], pictured[k]])).numpy() for k in shown],
+        [model.decode(torch.cat([held_out.start[k : k + 1], imagined[k]])).numpy() for k in shown],
         [held_out.kinds[k] for k in shown],
         config.out.with_name("fidelity_film_strip.png"),
     )

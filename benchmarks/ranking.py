@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from agents.evaluate import EvaluateConfig, command_line, describe_hardware, evaluate
+from agents.evaluate import EvaluateConfig, command_line, describe_hardware
 from agents.policy import choose_device
 from agents.statistics import wilson_interval
+from benchmarks.outcomes import real_and_dreamed
 from benchmarks.plots import plot_ranking
 from benchmarks.results import Row, print_rows, today, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
@@ -35,7 +37,7 @@ class RankingConfig:
 
     policies: tuple[Path, ...]
     world: str | None = None
-    dynamics: str = "flow"
+    dynamics: Literal["flow", "regression"] = "flow"
     episodes: int = 100
     placement: str = "standard"
     env: str = "Robosuite-Lift-v0"
@@ -55,16 +57,21 @@ def run(config: RankingConfig) -> list[Row]:
         raise ValueError(f"a ranking needs at least three different policies, got {len(set(config.policies))}")
     real, dream, task = [], [], ""
     for policy in config.policies:
-        common = {"episodes": config.episodes, "device": config.device, "progress": config.progress}
-        judged = evaluate(
-            EvaluateConfig(policy, config.env, world=config.world, placement=config.placement, **common)  # type: ignore[arg-type]
+        outcomes = real_and_dreamed(
+            EvaluateConfig(
+                policy,
+                config.env,
+                episodes=config.episodes,
+                placement=config.placement,
+                world=config.world,
+                dynamics=config.dynamics,
+                device=config.device,
+                progress=config.progress,
+            )
         )
-        task = judged.row["task"]
-        dreamed = evaluate(
-            EvaluateConfig(policy, f"RLAWM-{task}-v0", world=config.world, dynamics=config.dynamics, **common)  # type: ignore[arg-type]
-        )
-        real.append(judged.successes)
-        dream.append(dreamed.successes)
+        real.append(outcomes.real)
+        dream.append(outcomes.dream)
+        task = outcomes.task
     rows = _rows(config, task, np.array(real), np.array(dream))
     write_rows(config.out, rows)
     plot_ranking(rows, config.out.with_suffix(".png"))

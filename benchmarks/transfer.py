@@ -11,10 +11,11 @@ import numpy as np
 
 from agents.bc import BCConfig, train_bc
 from agents.blind import BlindConfig, make_blind
-from agents.evaluate import EvaluateConfig, command_line, describe_hardware, evaluate
+from agents.evaluate import EvaluateConfig, command_line, describe_hardware
 from agents.policy import choose_device
 from agents.ppo import PPOConfig, train_ppo
 from agents.statistics import paired_difference, seeds_and_states, wilson_interval
+from benchmarks.outcomes import real_and_dreamed
 from benchmarks.plots import plot_success
 from benchmarks.results import Row, print_rows, today, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
@@ -75,30 +76,22 @@ def run(config: TransferConfig) -> list[Row]:
         played = []
         for seed in seeds:
             policy = train_policy(config, method, seed)
-            judged = evaluate(
-                EvaluateConfig(
-                    policy,
-                    config.env,
-                    episodes=config.episodes,
-                    placement=config.placement,
-                    device=config.device,
-                    progress=config.progress,
+            played.append(
+                real_and_dreamed(
+                    EvaluateConfig(
+                        policy,
+                        config.env,
+                        episodes=config.episodes,
+                        placement=config.placement,
+                        dynamics="regression" if method == "ppo_regression" else "flow",
+                        device=config.device,
+                        progress=config.progress,
+                    )
                 )
             )
-            task = judged.row["task"]
-            dreamed = evaluate(
-                EvaluateConfig(
-                    policy,
-                    f"RLAWM-{task}-v0",
-                    episodes=config.episodes,
-                    device=config.device,
-                    dynamics="regression" if method == "ppo_regression" else "flow",
-                    progress=config.progress,
-                )
-            )
-            played.append((judged.successes, dreamed.successes))
-        real[method] = np.array([successes for successes, _ in played])
-        dream[method] = np.array([successes for _, successes in played])
+        real[method] = np.array([outcomes.real for outcomes in played])
+        dream[method] = np.array([outcomes.dream for outcomes in played])
+        task = played[0].task
 
     rows = _rows(config, task, real, dream)
     write_rows(config.out, rows)

@@ -157,6 +157,25 @@ def test_success_ends_the_episode(make: Make) -> None:
 
 def test_starts(make: Make) -> None:
     assert (make(600, starts="first").reset(seed=0)[1]["control_steps"] == 0).all()
+    env = make(3000, output="torch")
+    obs, info = env.reset(seed=0)
+    demonstrations = rla_gym.load_world(env.world).demonstrations
+    counts = torch.bincount(info["demonstration"], minlength=6)
+    assert counts.min() > 400  # of 500 each
+    is_first = (obs == demonstrations.at(info["demonstration"], torch.zeros(3000, dtype=torch.int64))).all(2).all(1)
+    # a chunk is left before the goal in each, where the demonstration has one
+    choices = (SuccessDetector.load(env.world).first_success(demonstrations) - K).clamp_min(1)
+    expected = 3000 * (0.5 + 0.5 * float((1 / choices).mean()))
+    assert abs(int(is_first.sum()) - expected) < 100
+    longest = int(choices.argmax())
+    assert choices[longest] > 1
+    frames = torch.stack(
+        [
+            (demonstrations.features[longest].float() == one).all(2).all(1)
+            for one in obs[info["demonstration"] == longest]
+        ]
+    )
+    assert set(frames.nonzero()[:, 1].tolist()) == set(range(int(choices[longest])))
 
 
 def test_everywhere_starts_in_first_states_of_other_episodes_too(make: Make, tmp_path: Path) -> None:
@@ -177,25 +196,6 @@ def test_everywhere_starts_in_first_states_of_other_episodes_too(make: Make, tmp
     )
     with pytest.raises(ValueError, match="train it with --first-states"):
         make(2, world=poor, starts="everywhere")
-    env = make(3000, output="torch")
-    obs, info = env.reset(seed=0)
-    demonstrations = rla_gym.load_world(env.world).demonstrations
-    counts = torch.bincount(info["demonstration"], minlength=6)
-    assert counts.min() > 400  # of 500 each
-    is_first = (obs == demonstrations.at(info["demonstration"], torch.zeros(3000, dtype=torch.int64))).all(2).all(1)
-    # a chunk is left before the goal in each, where the demonstration has one
-    choices = (SuccessDetector.load(env.world).first_success(demonstrations) - K).clamp_min(1)
-    expected = 3000 * (0.5 + 0.5 * float((1 / choices).mean()))
-    assert abs(int(is_first.sum()) - expected) < 100
-    longest = int(choices.argmax())
-    assert choices[longest] > 1
-    frames = torch.stack(
-        [
-            (demonstrations.features[longest].float() == one).all(2).all(1)
-            for one in obs[info["demonstration"] == longest]
-        ]
-    )
-    assert set(frames.nonzero()[:, 1].tolist()) == set(range(int(choices[longest])))
 
 
 # Making

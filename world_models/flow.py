@@ -98,7 +98,7 @@ class LatentFlow(nn.Module):
         steps = solver_steps or self.config.solver_steps
         return euler(lambda x, time: self.velocity(x, time, context), noise, steps) * self.latent_scale
 
-    def loss(self, context: Tensor, latent: Tensor, generator: torch.Generator, draws: int = 1) -> Tensor:
+    def loss(self, context: Tensor, latent: Tensor, generator: torch.Generator) -> Tensor:
         """Flow-matching loss with logit-normal flow times, weighted as the tokens see each dimension, a scalar.
 
         In training mode it also keeps ``latent_scale`` up to date.
@@ -107,17 +107,16 @@ class LatentFlow(nn.Module):
             context: of the states and chunks.
             latent: target latent actions ``(B, n, d)`` from the foretold states on, in the autoencoder's scale.
             generator: source of noise and flow times, on the CPU.
-            draws: noise draws per sample; stage 1 is paid once for all of them.
         """
         latent = latent.detach().float()
         if self.training:
             with torch.no_grad():
                 spread = latent.square().mean(dim=0).lerp(self.latent_scale.square(), 0.98)
                 self.latent_scale.copy_(spread.sqrt().clamp_min(1e-4))
-        target = (latent / self.latent_scale).repeat(draws, 1, 1)
+        target = latent / self.latent_scale
         noise = torch.randn(target.shape, generator=generator).to(target)
         time = torch.sigmoid(torch.randn(len(target), generator=generator)).to(target)
         noisy = (1 - time)[:, None, None] * target + time[:, None, None] * noise
-        velocity = self.velocity(noisy, time, context.repeat(draws, 1, 1)).float()
+        velocity = self.velocity(noisy, time, context).float()
         weights = self.latent_scale.square() / self.latent_scale.square().mean()
         return (weights * (velocity - (noise - target)).square()).mean()

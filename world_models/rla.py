@@ -72,10 +72,7 @@ class RLA(nn.Module):
 
     def encode(self, features: Tensor, next_features: Tensor) -> Tensor:
         """States ``(B, L, C)`` at t and t + h to the latent action ``(B, n, d)``."""
-        return self.encode_residual(next_features - features)
-
-    def encode_residual(self, residual: Tensor) -> Tensor:
-        """Change of a state ``(B, L, C)`` to the latent action ``(B, n, d)``."""
+        residual = next_features - features
         latent = residual.flatten(1) @ self.components.to(residual.dtype)
         return latent.unflatten(1, (self.config.latents, self.config.latent_dim))
 

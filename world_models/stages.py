@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,23 @@ class TrainingData:
     actions: Tensor
     offsets: np.ndarray
 
-    def windows(self, split: str, motion_share: float = 0.7) -> Windows:
-        """Training windows inside the episodes of a split."""
-        return Windows.over(
-            self.features, self.actions, self.offsets, self.dataset.split(split), motion_share=motion_share
-        )
+    @cached_property
+    def train(self) -> Windows:
+        """Windows of the training episodes, drawn mostly where something moves."""
+        return Windows.over(self.features, self.actions, self.offsets, self.dataset.split("train"))
+
+    @cached_property
+    def validation(self) -> Windows:
+        """Windows of the validation episodes, all as likely."""
+        episodes = self.dataset.split("validation")
+        return Windows.over(self.features, self.actions, self.offsets, episodes, motion_share=0.0)
 
 
 def train_rla(
     rla: RLA, data: TrainingData, optimisation: OptimisationConfig, folder: Path, key: dict[str, Any]
 ) -> Scalars:
     """Solve the autoencoder's encoder and train its decoder on pairs of frames; no actions are needed."""
-    windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
+    windows, held_out = data.train, data.validation
     states, later, _, _ = windows.sample(COMPONENT_PAIRS, rla.config.horizon, torch.Generator().manual_seed(0))
     rla.fit_components(later - states)
     # The decoder will be given predicted latent actions, which are a little wrong.
@@ -81,7 +86,7 @@ def train_flow(
     """Train both stages of the flow on latent actions that the frozen autoencoder gives."""
     rla, flow = world.rla, world.flow
     rla.requires_grad_(False)
-    windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
+    windows, held_out = data.train, data.validation
 
     def loss(generator: torch.Generator) -> Tensor:
         states, later, actions, lengths, error = _batch(
@@ -108,7 +113,7 @@ def train_regression(
 ) -> Scalars:
     """Train the deterministic baseline on the same windows."""
     regression = world.regression
-    windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
+    windows, held_out = data.train, data.validation
 
     def loss(generator: torch.Generator) -> Tensor:
         states, later, actions, lengths, error = _batch(
@@ -173,7 +178,7 @@ def train_rgb_decoder(
 ) -> Scalars:
     """Train tokens -> pixels on real frames."""
     device = data.features.device
-    windows, held_out = data.windows("train"), data.windows("validation", motion_share=0.0)
+    windows, held_out = data.train, data.validation
 
     def images(rows: Tensor) -> Tensor:
         return torch.from_numpy(data.frames[rows.numpy()]).to(device).permute(0, 3, 1, 2).float() / 255

@@ -188,7 +188,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         if config.regression_optimisation.iterations:
             metrics["regression"] = train_regression(model, data, config.regression_optimisation, stages, key, pushed)
     for model in models:
-        calibrate_uncertainty(model, data.windows("validation", motion_share=0.0))
+        calibrate_uncertainty(model, data.validation)
         # fp16 halves the file; the world that is measured is the one that is read back.
         model.save(config.out, torch.float16)
     _log_animation(flow_world, data, stages)

@@ -136,15 +136,14 @@ class Windows:
         spans = [(int(offsets[index]), int(offsets[index + 1])) for index in episodes]
         starts = torch.cat([torch.arange(first, last - 1) for first, last in spans])
         remaining = torch.cat([torch.arange(last - 1 - first, 0, -1) for first, last in spans])
+        if not motion_share:
+            return cls(features, actions, starts, remaining, torch.full((len(starts),), 1 / len(starts)))
         later = starts + remaining.clamp_max(8)
         # The tokens that move most say whether something happens; a mean over all tokens would follow the arm alone.
+        most = min(8, features.shape[1])
         motion = torch.cat(
             [
-                (features[b].float() - features[a].float())
-                .abs()
-                .mean(-1)
-                .topk(min(8, features.shape[1]))
-                .values.mean(-1)
+                (features[b].float() - features[a].float()).abs().mean(-1).topk(most).values.mean(-1)
                 for a, b in zip(starts.split(2048), later.split(2048), strict=True)
             ]
         )

@@ -1,0 +1,25 @@
+"""A policy judged twice, by the simulator and by the dream: what transfer and ranking compare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from agents.evaluate import EvaluateConfig, evaluate
+
+
+class Outcomes(NamedTuple):
+    """Success of each episode ``(N,)`` bool in the simulator and in the dream, and the task's name."""
+
+    real: np.ndarray
+    dream: np.ndarray
+    task: str
+
+
+def real_and_dreamed(config: EvaluateConfig) -> Outcomes:
+    """Evaluate a policy as ``config`` says in the simulator, and in the dream of the same task."""
+    real = evaluate(config)
+    dream = evaluate(replace(config, env=f"RLAWM-{real.row['task']}-v0"))
+    return Outcomes(real.successes, dream.successes, real.row["task"])
