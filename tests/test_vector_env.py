@@ -297,7 +297,7 @@ def test_missing_worlds_and_detectors(make: Make, tiny_world_folder: Path, tmp_p
     [
         ('"gripper"', '"fingers"', r"actions \('x', 'y', 'z', 'fingers'\), this version of the environment has \('x'"),
         ('"fps": 20', '"fps": 10', "control steps per second 10, this version of the environment has 20"),
-        ('"format": 3', '"format": 9', "format 9, .* reads format 3"),
+        ('"format": 4', '"format": 9', "format 9, .* reads format 4"),
     ],
 )
 def test_a_world_of_another_version_is_refused(

@@ -105,7 +105,7 @@ def test_unknown_world_and_other_format_are_named(tmp_path: Path, tiny_world_fol
         load_world(tiny_world_folder, dynamics="magic")
     config = json.loads((tiny_world_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(ValueError, match="format 3"):
+    with pytest.raises(ValueError, match="format 4"):
         load_model(tmp_path)
 
 

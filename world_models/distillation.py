@@ -48,7 +48,7 @@ class DistillationConfig:
     pixel_weight: float = 1.0
     inverse_weight: float = 1.0
     optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=3000, batch_size=64, learning_rate=1e-3)
+        default_factory=lambda: OptimisationConfig(iterations=800, batch_size=64, learning_rate=1e-3)
     )
 
 
@@ -123,7 +123,8 @@ def train_encoder(
     if not frozen:
         grid = round(encoder.num_tokens**0.5)
         # At 16 pixels a token its coarsest map has one cell per token.
-        teacher_config = EncoderConfig(config.teacher, image_size=16 * grid, pretrained=True, channels=None)
+        maps: dict[str, Any] = {"out_indices": [2, 3]}
+        teacher_config = EncoderConfig(config.teacher, maps, 16 * grid, pretrained=True, channels=None)
         teacher, source = FeatureEncoder(teacher_config).to(device).backbone_tokens, f"{config.teacher}-{grid}"
     pairs = {
         name: _pairs(offsets, episodes, config)

@@ -26,8 +26,9 @@ class EncoderConfig:
     Attributes:
         backbone: any timm model name, for instance ``vit_small_patch14_dinov2.lvd142m``.
         backbone_arguments: further arguments of ``timm.create_model``. Of a convolutional backbone the feature maps
-            ``out_indices`` (2 and 3 unless said otherwise: strides 8 and 16) are taken and folded into tokens of 16
-            pixels a side, or of the coarsest map's stride where that is larger.
+            ``out_indices`` (1 and 2 unless said otherwise: strides 4 and 8) are taken and folded into tokens of 16
+            pixels a side, or of the coarsest map's stride where that is larger. Later maps see the whole picture from
+            everywhere: every token would change when the arm moves, and a dream would lose what lies still.
         image_size: frames are resized to this many pixels a side before the backbone sees them.
         pretrained: load timm's weights for the name, from its hub, the local cache, or the package that ships them.
         checkpoint: load weights from this local file (safetensors or a state dict) instead.
@@ -170,7 +171,7 @@ def _create_backbone(config: EncoderConfig, load_weights: bool) -> nn.Module:
     if transformer:
         arguments |= {"num_classes": 0, "img_size": config.image_size}
     else:
-        arguments = {"features_only": True, "out_indices": [2, 3], **arguments}
+        arguments = {"features_only": True, "out_indices": [1, 2], **arguments}
     shipped = config.pretrained and config.checkpoint is None and config.backbone in SHIPPED
     if load_weights and not shipped:
         arguments["pretrained"] = config.pretrained or config.checkpoint is not None

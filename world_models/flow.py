@@ -2,7 +2,8 @@
 
 Most of what a chunk does can be foretold. Stage 1 foretells it by regression, once per step; the flow generates only
 what is left, the latent action that leads from the foretold state to the one that comes (as CorrDiff does with pixels,
-arXiv 2309.15214). What is left is small, and one solver step does.
+arXiv 2309.15214). Stage 2 predicts the clean latent action rather than the velocity: a single solver step from noise
+then gives its mean, with none of the noise left in it, and more steps give samples.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def time_embedding(time: Tensor, width: int) -> Tensor:
 
 
 class LatentFlow(nn.Module):
-    """Velocity field over what of a latent action cannot be foretold from a state and an action chunk.
+    """Flow over what of a latent action cannot be foretold from a state and an action chunk.
 
     Args:
         config: sizes.
@@ -78,30 +79,37 @@ class LatentFlow(nn.Module):
         self.context_channels = nn.Linear(width, width)
         self.time_in = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.stage2 = Mixer(latents, latent_dim + width, width, config.flow_depth, modulated=True)
-        self.velocity_out = zero_linear(width, latent_dim)
+        self.clean_out = zero_linear(width, latent_dim)
         # What is left, per latent dimension, is divided by its spread: data and noise have one scale.
         self.register_buffer("latent_scale", torch.ones(latents, latent_dim))
 
     def context(self, prediction: ResidualPrediction) -> Tensor:
-        """What stage 1 hands to every solver step: channels ``(B, n, W)`` beside each noisy latent token."""
-        context = self.context_tokens(prediction.tokens.transpose(1, 2)).transpose(1, 2)
+        """What stage 1 hands to every solver step: channels ``(B, n, W)`` beside each noisy latent token.
+
+        The gradient stops here: generating what is left must not make stage 1 leave more of it.
+        """
+        context = self.context_tokens(prediction.tokens.detach().transpose(1, 2)).transpose(1, 2)
         return self.context_channels(context)
 
-    def velocity(self, noisy: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        """Stage 2: noisy scaled latent action ``(B, n, d)`` at flow time ``(B,)`` to the velocity ``(B, n, d)``."""
+    def clean(self, noisy: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """Stage 2: the latent action ``(B, n, d)`` expected behind a noisy one at flow time ``(B,)``, both scaled."""
         modulation = self.time_in(time_embedding(time, self.config.width).to(noisy.dtype))
         tokens = torch.cat([noisy, context.to(noisy.dtype)], dim=-1)
-        return self.velocity_out(self.stage2(tokens, modulation))
+        return self.clean_out(self.stage2(tokens, modulation))
 
     def sample(self, context: Tensor, noise: Tensor, solver_steps: int | None = None) -> Tensor:
         """Latent action ``(B, n, d)``, in the autoencoder's own scale, from standard normal ``noise``."""
-        steps = solver_steps or self.config.solver_steps
-        return euler(lambda x, time: self.velocity(x, time, context), noise, steps) * self.latent_scale
+
+        def velocity(noisy: Tensor, time: Tensor) -> Tensor:
+            return (noisy - self.clean(noisy, time, context)) / time[:, None, None]
+
+        return euler(velocity, noise, solver_steps or self.config.solver_steps) * self.latent_scale
 
     def loss(self, context: Tensor, latent: Tensor, generator: torch.Generator) -> Tensor:
-        """Flow-matching loss with logit-normal flow times, weighted as the tokens see each dimension, a scalar.
+        """Squared error of the clean latent action, weighted as the tokens see each dimension, a scalar.
 
-        In training mode it also keeps ``latent_scale`` up to date.
+        Half of the samples are pure noise, where every solver begins and a single step ends; the flow times of the
+        others are logit-normal. In training mode it also keeps ``latent_scale`` up to date.
 
         Args:
             context: of the states and chunks.
@@ -116,7 +124,7 @@ class LatentFlow(nn.Module):
         target = latent / self.latent_scale
         noise = torch.randn(target.shape, generator=generator).to(target)
         time = torch.sigmoid(torch.randn(len(target), generator=generator)).to(target)
+        time[::2] = 1.0
         noisy = (1 - time)[:, None, None] * target + time[:, None, None] * noise
-        velocity = self.velocity(noisy, time, context).float()
         weights = self.latent_scale.square() / self.latent_scale.square().mean()
-        return (weights * (velocity - (noise - target)).square()).mean()
+        return (weights * (self.clean(noisy, time, context).float() - target).square()).mean()

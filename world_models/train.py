@@ -105,10 +105,10 @@ class TrainConfig:
         default_factory=lambda: OptimisationConfig(iterations=1500, batch_size=64, learning_rate=2e-3)
     )
     flow_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=3000, batch_size=64, learning_rate=2e-3)
+        default_factory=lambda: OptimisationConfig(iterations=5000, batch_size=64, learning_rate=2e-3)
     )
     regression_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=3000, batch_size=64, learning_rate=2e-3)
+        default_factory=lambda: OptimisationConfig(iterations=5000, batch_size=64, learning_rate=2e-3)
     )
     rgb_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=32)
