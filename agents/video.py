@@ -66,6 +66,7 @@ def write_comparison(
     """
     loaded = load_world(world, dynamics=dynamics, device=device)
     detector = SuccessDetector.load(loaded.folder, device)
+    threshold = detector.dream_threshold(dynamics)
     real = gym.make(env, obs="rgb", placement=placement, chunk_length=policy.chunk_length, max_chunks=max_chunks)
     fps = get_task(str(gym.spec(env).kwargs["task"])).control_hz
     simulator = cast("RobosuiteEnv", real.unwrapped)
@@ -73,7 +74,7 @@ def write_comparison(
     try:
         for seed in seeds:
             with torch.inference_mode():
-                frames += _episode(policy, loaded, detector, simulator, seed, max_chunks, device)
+                frames += _episode(policy, loaded, detector, threshold, simulator, seed, max_chunks, device)
             frames += [frames[-1]] * fps  # a second to read the verdict
     finally:
         real.close()
@@ -108,6 +109,7 @@ def _episode(
     policy: Policy,
     world: World,
     detector: SuccessDetector,
+    threshold: float,
     real: RobosuiteEnv,
     seed: int,
     max_chunks: int,
@@ -138,7 +140,7 @@ def _episode(
             dreamed = model.predict(start, actions[:, :k], noise).features
             step += 1
             show(step)
-        dream_success = dream_success or bool(detector.success(dreamed)[0])
+        dream_success = dream_success or bool(detector.probability(dreamed)[0] >= threshold)
         real_success = real.is_success()
         if real_success:
             break

@@ -23,6 +23,7 @@ from benchmarks.rollout_errors import (
     simulator_states,
     worst_tenth_auroc,
 )
+from rewards import SuccessDetector
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, cache_frames
 from world_models.model_card import write_model_card
@@ -87,9 +88,11 @@ def run(config: FidelityConfig) -> list[Row]:
     table: Table = {}
     cache = config.cache or config.data / "cache"
     floors: list[dict[str, tuple[float, float]]] = []
+    believed: dict[str, list[np.ndarray]] = {}
     pictured: tuple[WorldModel, Tensor] | None = None
     for folder in folders:
         models = {name: load_model(folder, name) for name in dynamics_in(folder)}
+        detector = SuccessDetector.load(folder)
         features = torch.from_numpy(cache_features(dataset, load_encoder(folder), cache))
         probe = fit_probe(*training_rows(dataset, features, states), config.probe)
         held_out = held_out_episodes(
@@ -98,12 +101,17 @@ def run(config: FidelityConfig) -> list[Row]:
         floors.append(probe_floor(dataset, config.split, probe, features, states))
         for method, errors, imagined in _roll_out(config, models, probe, held_out):
             table.setdefault(method, []).append(errors)
+            if method in models:
+                probability = torch.stack([detector.probability(states) for states in imagined])
+                believed.setdefault(method, []).append((probability >= detector.dream_threshold(method)).numpy())
             if pictured is None and method == "flow":
                 pictured = models["flow"], imagined
 
     bench.add_probe_rows(floors, int(sum(dataset.lengths[i] for i in dataset.split(config.split))))
     for method, of_worlds in table.items():
         bench.add_rows(method, of_worlds, held_out)
+    for method, successes in believed.items():
+        bench.add_success_rows(method, np.stack(successes), held_out)
     write_rows(config.out, bench.rows)
     if config.out == folders[0] / "fidelity.json":
         write_model_card(folders[0])
@@ -214,16 +222,29 @@ class _Bench:
         if worlds[0].uncertainty is not None:
             self._add_uncertainty_rows(method, worlds)
 
+    def add_success_rows(self, method: str, believed: np.ndarray, held_out: HeldOut) -> None:
+        """Does an episode end in success as an environment of each world tells ``(worlds, E, M)``?"""
+        self.worlds = len(believed)
+        names = ("false_success_rate", "missed_success_rate", "success_balanced_accuracy")
+        span = f"chunks=1..{self.config.chunks}"
+        self._add_grasp_rows(method, span, believed.any(axis=2), held_out.lifted.any(axis=1), held_out, names)
+
     def _add_grasp_rows(
-        self, method: str, setting: str, dreamed: np.ndarray, lifted: np.ndarray, held_out: HeldOut
+        self,
+        method: str,
+        setting: str,
+        dreamed: np.ndarray,
+        lifted: np.ndarray,
+        held_out: HeldOut,
+        names: tuple[str, str, str] = ("false_lift_rate", "missed_lift_rate", "grasp_balanced_accuracy"),
     ) -> None:
         """Is the cube lifted, dreamed ``(worlds, E)`` and really ``(E,)``? Overall and per kind of episode."""
         for kind in ("", *sorted(set(held_out.kinds))):
             chosen = held_out.kinds == kind if kind else np.ones(len(lifted), bool)
             rates, samples = [], []
             for metric, among, wrong in (
-                ("false_lift_rate", chosen & ~lifted, dreamed),
-                ("missed_lift_rate", chosen & lifted, ~dreamed),
+                (names[0], chosen & ~lifted, dreamed),
+                (names[1], chosen & lifted, ~dreamed),
             ):
                 if not among.any():
                     continue
@@ -236,7 +257,7 @@ class _Bench:
                     low, high = wilson_interval(int(hits.sum()), hits.size)
                     self.rows[-1] = replace(self.rows[-1], low=low, high=high)
             if not kind and len(rates) == 2:
-                self.add(method, "grasp_balanced_accuracy", setting, 1 - sum(rates) / 2, 1 - np.mean(samples, axis=0),
+                self.add(method, names[2], setting, 1 - sum(rates) / 2, 1 - np.mean(samples, axis=0),
                          len(lifted), "fraction")  # fmt: skip
 
     def _add_uncertainty_rows(self, method: str, worlds: list[RolloutErrors]) -> None:
@@ -265,4 +286,6 @@ def _show(config: FidelityConfig, rows: list[Row], episodes: int) -> None:
         kinds = [row for row in main if row.setting.startswith(f"{span},kind=")]
         shown = [replace(row, setting=row.setting.split("=")[-1]) for row in kinds]
         print_rows([replace(row, setting="all") for row in grasps] + shown, f"is the cube lifted {title}?")
+    told = [row for row in main if "success" in row.metric]
+    print_rows(told, "does the environment tell success? (detector, simulator's cube)")
     plot_horizon(headline, config.out.with_suffix(".png"))

@@ -5,15 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from rewards.success import fit_success_detector
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
 from world_models.model_card import write_model_card
-from world_models.world_model import load_encoder
+from world_models.open_loop import open_loop
+from world_models.world_model import dynamics_in, load_encoder, load_model
+
+MOST_CHUNKS = 6
+"""Longest roll-outs that the detector is calibrated on."""
 
 
 def fit_world_success(world: Path, data: Path, cache: Path | None = None) -> dict[str, Any]:
     """Fit a detector on the data's training episodes, calibrate it on the validation episodes, save it in ``world``.
+
+    It is calibrated twice: on real frames, and on the dreams of each of the world's dynamics.
 
     Args:
         world: the world's folder.
@@ -33,7 +43,26 @@ def fit_world_success(world: Path, data: Path, cache: Path | None = None) -> dic
     detector, metrics = fit_success_detector(
         lambda index: features[offsets[index] : offsets[index + 1]], dataset.successes, splits
     )
+    for dynamics in dynamics_in(world):
+        model = load_model(world, dynamics)
+        first, chunks, later = _held_out(dataset, features, model.chunk_length)
+        detector.calibrate_in_dreams(dynamics, open_loop(model, first, chunks).features, later)
     detector.save(world)
     if (world / "training.json").is_file():
         write_model_card(world)
     return metrics
+
+
+def _held_out(dataset: EpisodeDataset, features: np.ndarray, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """First states (N, L, C) of validation episodes, their actions (N, M, K, A), states (N, M, L, C) after each chunk.
+
+    As many chunks M as the longest episode has, at most :data:`MOST_CHUNKS`; shorter episodes are left out.
+    """
+    offsets = episode_offsets(dataset.lengths)
+    validation = dataset.split("validation")
+    chunks = min(MOST_CHUNKS, (int(dataset.lengths[validation].max()) - 1) // length)
+    episodes = [index for index in validation if dataset.lengths[index] > chunks * length]
+    frames = offsets[episodes][:, None] + length * np.arange(chunks + 1)
+    states = torch.from_numpy(features[frames]).float()
+    actions = np.stack([dataset.episode(int(index)).actions[: chunks * length] for index in episodes])
+    return states[:, 0], torch.from_numpy(actions).float().unflatten(1, (chunks, length)), states[:, 1:]

@@ -31,12 +31,17 @@ class SuccessDetector(nn.Module):
         channels: C, channels of a token.
         num_queries: how many places the probe can look at.
         threshold: probability from which on a state counts as a success, in (0, 1).
+
+    Attributes:
+        dream_thresholds: the same for states that a world model imagined, by the name of its dynamics; imagined states
+            are blurred where the model is unsure, and blur looks half like success.
     """
 
     def __init__(self, num_tokens: int, channels: int, *, num_queries: int = 4, threshold: float = 0.5) -> None:
         super().__init__()
         self.num_tokens, self.channels, self.num_queries = num_tokens, channels, num_queries
         self.threshold = threshold
+        self.dream_thresholds: dict[str, float] = {}
         self.metrics: dict[str, Any] = {}
         self.query = nn.Parameter(torch.randn(num_queries, channels) / channels**0.5)
         self.place = nn.Parameter(torch.zeros(num_queries, num_tokens))
@@ -61,6 +66,39 @@ class SuccessDetector(nn.Module):
         """Whether the probability reaches the calibrated threshold: (B, L, C) float -> (B,) bool."""
         return self.probability(features) >= self.threshold
 
+    def dream_threshold(self, dynamics: str) -> float:
+        """Probability from which on a state imagined by these dynamics counts as a success."""
+        return self.dream_thresholds.get(dynamics, self.threshold)
+
+    @torch.no_grad()
+    def calibrate_in_dreams(self, dynamics: str, dreamed: Tensor, real: Tensor) -> dict[str, float]:
+        """Choose the threshold for imagined states so that dreams succeed when the real episodes did.
+
+        An episode succeeds when any of its states does, in dreams as in the environment.
+
+        Args:
+            dynamics: name of the world model's dynamics.
+            dreamed: states (N, M, L, C) after each of M chunks of N held-out episodes, imagined open loop.
+            real: the states (N, M, L, C) that came.
+
+        Returns:
+            "false_success_rate" and "missed_success_rate" of these episodes at the chosen threshold; empty, and nothing
+            is calibrated, where all or none of them succeeded.
+        """
+        succeeded = torch.stack([self.success(states) for states in real.unbind(1)]).any(dim=0).cpu()
+        if succeeded.all() or not succeeded.any():
+            return {}
+        most = torch.stack([self.probability(states) for states in dreamed.unbind(1)]).amax(dim=0).cpu()
+        self.dream_thresholds[dynamics] = _best_threshold(most, succeeded)
+        told = most >= self.dream_thresholds[dynamics]
+        rates = {
+            "false_success_rate": float(told[~succeeded].float().mean()),
+            "missed_success_rate": float((~told)[succeeded].float().mean()),
+        }
+        chosen = {"threshold": self.dream_thresholds[dynamics], "episodes": len(most)}
+        self.metrics[f"dreams_{dynamics}"] = {**chosen, **rates}
+        return rates
+
     def first_success(self, demonstrations: Demonstrations) -> Tensor:
         """First frame (N,) int64 that counts as a success in each demonstration; its length where none does."""
         frames = torch.arange(demonstrations.features.shape[1], device=demonstrations.lengths.device)
@@ -75,6 +113,7 @@ class SuccessDetector(nn.Module):
             "channels": self.channels,
             "num_queries": self.num_queries,
             "threshold": self.threshold,
+            "dream_thresholds": self.dream_thresholds,
             "metrics": self.metrics,
         }
         save_tensors(folder / WEIGHTS_FILE, self.state_dict())
@@ -101,6 +140,7 @@ class SuccessDetector(nn.Module):
             num_queries=config["num_queries"],
             threshold=config["threshold"],
         )
+        detector.dream_thresholds = config["dream_thresholds"]
         detector.metrics = config["metrics"]
         detector.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return detector.to(device).eval().requires_grad_(False)

@@ -133,7 +133,7 @@ class Dream:
         time = slots.start + slots.taken * self.chunk_length
         alignment = self._alignment(slots.features, slots.demonstration, time)
         probability = self._detector.probability(slots.features)
-        success = probability >= self._detector.threshold
+        success = probability >= self._opened.dream_threshold
         paid = self._bonus * success.float()
         slots.info = {
             "success": success,

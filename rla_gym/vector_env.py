@@ -72,7 +72,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
     Attributes:
         world: folder of the world.
         chunk_length: K.
-        success_threshold: success probability from which on a state counts as a success.
+        success_threshold: success probability from which on an imagined state counts as a success.
 
     Raises:
         ValueError, FileNotFoundError: an argument is out of its range, or there is no such task, world or device.
@@ -127,7 +127,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         )  # fmt: skip
         self.chunk_length = self._dream.chunk_length
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
-        self.world, self.success_threshold = str(opened.world.folder), opened.detector.threshold
+        self.world, self.success_threshold = str(opened.world.folder), opened.dream_threshold
         own = {"render_fps": model.config.fps / self.chunk_length, "autoreset_mode": self.autoreset_mode}
         self.metadata = {**type(self).metadata, **own}
 

@@ -21,16 +21,24 @@ Key = tuple[Any, ...]
 
 @dataclass
 class OpenWorld:
-    """A loaded world with its success detector, both in evaluation mode on one device."""
+    """A loaded world with its success detector, both in evaluation mode on one device.
+
+    Attributes:
+        world: model and demonstrations.
+        detector: of success.
+        dream_threshold: success probability from which on an imagined state counts as a success.
+    """
 
     world: World
     detector: SuccessDetector
+    dream_threshold: float
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of all that a dream in this world depends on: dynamics, weights, detector, demonstrations."""
         demonstrations = self.world.demonstrations
-        digest = hashlib.sha256(repr((type(self.world.model).__name__, self.detector.threshold)).encode())
+        settings = (type(self.world.model).__name__, self.detector.threshold, self.dream_threshold)
+        digest = hashlib.sha256(repr(settings).encode())
         for tensor in (
             *self.world.model.state_dict().values(),
             *self.detector.state_dict().values(),
@@ -63,7 +71,8 @@ def acquire_world(world: str | Path, dynamics: str, device: torch.device) -> tup
 
     def load() -> OpenWorld:
         loaded = load_world(folder, dynamics=dynamics, device=device)
-        return OpenWorld(loaded, SuccessDetector.load(folder, device))
+        detector = SuccessDetector.load(folder, device)
+        return OpenWorld(loaded, detector, detector.dream_threshold(dynamics))
 
     return _acquire((*_identity(folder), dynamics, str(device)), load)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -129,6 +130,29 @@ def test_saving_and_loading(fitted: tuple[SuccessDetector, dict], tmp_path: Path
     assert torch.equal(loaded.probability(states), detector.probability(states))
     assert loaded.threshold == detector.threshold
     assert loaded.metrics == metrics
+
+
+def test_dreams_have_a_threshold_of_their_own(fitted: tuple[SuccessDetector, dict], tmp_path: Path) -> None:
+    detector = copy.deepcopy(fitted[0])
+    assert detector.dream_threshold("flow") == detector.threshold
+    features, _, _ = episodes(40, seed=2)
+    real = torch.stack(features)[:, [5, 12, 19]]
+    # A model that is half convinced of success wherever there is none.
+    dreamed = real.clone()
+    dreamed[..., 4, 1] += 2.5
+    succeeded = detector.success(real.flatten(0, 1)).view(40, 3).any(1)
+    forgiving = detector.success(dreamed.flatten(0, 1)).view(40, 3).any(1)
+    assert forgiving[~succeeded].float().mean() > 0.3
+    rates = detector.calibrate_in_dreams("flow", dreamed, real)
+    told = (detector.probability(dreamed.flatten(0, 1)) >= detector.dream_threshold("flow")).view(40, 3).any(1)
+    assert rates["false_success_rate"] == float(told[~succeeded].float().mean()) < 0.1
+    assert rates["missed_success_rate"] == float((~told)[succeeded].float().mean()) < 0.1
+    assert detector.dream_threshold("flow") > detector.threshold == detector.dream_threshold("regression")
+    detector.save(tmp_path)
+    assert SuccessDetector.load(tmp_path).dream_threshold("flow") == detector.dream_threshold("flow")
+    # Where nothing fails there is nothing to choose by.
+    assert detector.calibrate_in_dreams("regression", dreamed[succeeded], real[succeeded]) == {}
+    assert detector.dream_threshold("regression") == detector.threshold
 
 
 def test_bad_input_gets_one_clear_error(fitted: tuple[SuccessDetector, dict], tmp_path: Path) -> None:

@@ -57,10 +57,12 @@ def test_a_world_that_was_trained_on_is_loaded_afresh(world: str, tmp_path: Path
     folder = tmp_path / "growing"
     shutil.copytree(world, folder)
     old = RLAWMVectorEnv(1, world=folder)
-    SuccessDetector(16, 8, threshold=0.123).save(folder)
+    detector = SuccessDetector(16, 8, threshold=0.123)
+    detector.dream_thresholds["flow"] = 0.456
+    detector.save(folder)
     new = RLAWMVectorEnv(1, world=folder)
-    assert new.success_threshold == 0.123
-    assert old.success_threshold != 0.123
+    assert new.success_threshold == 0.456
+    assert old.success_threshold not in (0.123, 0.456)
     old.close()
     new.close()
 

@@ -52,13 +52,24 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
         metrics = json.loads((folder / "success.json").read_text())["metrics"]
         parts.append(
             f"**Success detector**, from episode labels, on {metrics['calibrated_on']} episodes: balanced accuracy "
-            f"{metrics['balanced_accuracy']:.3f} over labelled frames (real ones; the dream's errors come on top).\n"
+            f"{metrics['balanced_accuracy']:.3f} over labelled frames.{_dreamed_success(metrics)}\n"
         )
     if (folder / "fidelity.json").is_file():
         parts.append(_fidelity(json.loads((folder / "fidelity.json").read_text())))
     temporary = folder / ".README.md.tmp"
     temporary.write_text("\n".join(parts))
     temporary.replace(folder / "README.md")
+
+
+def _dreamed_success(metrics: dict[str, Any]) -> str:
+    """What the detector's thresholds for imagined states leave."""
+    said = [
+        f" Dreams of {found['episodes']} validation episodes ({name.removeprefix('dreams_')}): "
+        f"{found['false_success_rate']:.0%} false, {found['missed_success_rate']:.0%} missed successes."
+        for name, found in metrics.items()
+        if name.startswith("dreams_")
+    ]
+    return "".join(said)
 
 
 def _stages(metrics: dict[str, dict[str, float]]) -> str:
