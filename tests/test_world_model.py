@@ -14,6 +14,7 @@ from tests.conftest import tiny_config
 from world_models.calibration import fit_power_law
 from world_models.data.demonstrations import Demonstrations
 from world_models.features import EncoderConfig, FeatureEncoder
+from world_models.flow import FlowConfig, LatentFlow
 from world_models.mixer import Mixer
 from world_models.open_loop import open_loop
 from world_models.proprioception import ProprioceptionToken, tile, untile, with_change
@@ -238,6 +239,38 @@ def test_euler_is_exact_for_a_straight_flow_and_converges_for_a_curved_one() -> 
     assert errors[0] > 3 * errors[1] > 9 * errors[2]
     with pytest.raises(ValueError, match="at least 1"):
         euler(lambda x, time: x, noise, 0)
+
+
+def test_one_solver_step_gives_the_mean_and_more_give_samples() -> None:
+    torch.manual_seed(0)
+    flow = LatentFlow(
+        FlowConfig(width=32, condition_depth=1, flow_depth=1), 4, 8, latents=2, latent_dim=2, action_dim=1
+    )
+    with torch.no_grad():
+        context = flow.context(flow.stage1(torch.zeros(64, 4, 8), torch.zeros(64, 2, 1)))
+    optimiser = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        # Nothing tells which of the two it is.
+        latent = (torch.randint(0, 2, (64, 1, 1), generator=generator) * 4.0 - 2.0).expand(64, 2, 2)
+        loss = flow.loss(context, latent, generator)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    flow.eval().requires_grad_(False)
+    noise = torch.randn(64, 2, 2, generator=generator)
+    assert flow.sample(context, noise, 1).abs().mean() < 0.4
+    samples = flow.sample(context, noise, 16)
+    assert 1.5 < samples.abs().mean() < 2.5
+    assert 0.1 < (samples > 0).float().mean() < 0.9
+
+
+def test_generating_the_rest_does_not_teach_stage_1(tiny_world_folder: Path) -> None:
+    flow = load_model(tiny_world_folder, "flow").flow.train().requires_grad_(True)
+    foretold = flow.stage1(torch.randn(4, 16, 8), torch.rand(4, 8, 4))
+    flow.loss(flow.context(foretold), torch.randn(4, 4, 4), torch.Generator().manual_seed(0)).backward()
+    assert all(parameter.grad is None for parameter in flow.stage1.parameters())
+    assert any(parameter.grad is not None for parameter in flow.stage2.parameters())
 
 
 def test_padded_steps_of_a_chunk_do_not_matter() -> None:
