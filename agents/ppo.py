@@ -55,8 +55,8 @@ class PPOConfig:
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
 
-    reward: Literal["corresponding", "goal"] = "corresponding"
-    """Video-aligned reward."""
+    reward: Literal["corresponding", "goal", "sparse"] = "corresponding"
+    """Video-aligned reward; ``sparse`` pays the bonus alone."""
     success_bonus: float = 1.0
     """Added when the dream sees success."""
     starts: Literal["mixed", "first", "everywhere"] = "mixed"

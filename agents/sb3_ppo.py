@@ -46,8 +46,8 @@ class SB3PPOConfig:
     """Of dreams, exploration and minibatches."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``, for dream and learner."""
-    reward: Literal["corresponding", "goal"] = "corresponding"
-    """Video-aligned reward."""
+    reward: Literal["corresponding", "goal", "sparse"] = "corresponding"
+    """Video-aligned reward; ``sparse`` pays the bonus alone."""
     success_bonus: float = 1.0
     """Added when the dream sees success."""
     starts: Literal["mixed", "first", "everywhere"] = "mixed"

@@ -36,7 +36,7 @@ class Args:
     """Which dynamics of the world dream; regression is the cheap one."""
     num_envs: int = 32
     """Dreams side by side."""
-    total_timesteps: int = 8192
+    total_timesteps: int = 16384
     """Decisions in all, each a chunk of actions."""
     learning_rate: float = 3e-3
     """Of Adam."""
@@ -146,10 +146,7 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     next_obs = torch.as_tensor(next_obs, device=device)
     next_done = torch.zeros(args.num_envs, device=device)
 
-    for iteration in range(1, num_iterations + 1):
-        # linear annealing of the learning rate
-        optimizer.param_groups[0]["lr"] = (1.0 - (iteration - 1.0) / num_iterations) * args.learning_rate
-
+    for _iteration in range(num_iterations):
         # rollout
         for step in range(args.num_steps):
             global_step += args.num_envs
@@ -163,6 +160,12 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
             next_obs, reward, terminations, truncations, infos = envs.step(action.cpu().numpy())
             rewards[step] = torch.as_tensor(reward, dtype=torch.float32, device=device)
+            if truncations.any():
+                # cut by the time limit, not over: the value of the last observation stands for the rest
+                final_obs = torch.as_tensor(np.stack(infos["final_obs"][truncations]), device=device)
+                with torch.no_grad():
+                    final_value = agent.get_value(final_obs).flatten()
+                rewards[step, torch.as_tensor(truncations, device=device)] += args.gamma * final_value
             next_obs = torch.as_tensor(next_obs, device=device)
             next_done = torch.as_tensor(np.logical_or(terminations, truncations), dtype=torch.float32, device=device)
             if "episode" in infos:

@@ -32,7 +32,7 @@ class Args:
     """Which dynamics of the world dream; regression is the cheap one."""
     num_envs: int = 32
     """Dreams side by side."""
-    total_timesteps: int = 8192
+    total_timesteps: int = 16384
     """Decisions in all, each a chunk of actions."""
     learning_rate: float = 3e-3
     """Of Adam."""
