@@ -219,6 +219,11 @@ def test_windows_stay_inside_their_episode(dataset: EpisodeDataset) -> None:
         n = int(lengths[row])
         assert torch.equal(chunk[row, :n, 0].long(), torch.arange(int(first[row]), int(first[row]) + n))
         assert chunk[row, n:].eq(0).all()
+    for share in (0.0, 0.5):
+        windows = Windows.over(features, actions, offsets, dataset.split("train"), first_share=share)
+        begins = windows.sample(512, 8, torch.Generator().manual_seed(0))[0][:, 0, 0].long().numpy()
+        among_all = 1 / (offsets[1] - offsets[0] - 1)
+        assert np.isin(begins, offsets).mean() == pytest.approx(share + (1 - share) * among_all, abs=0.06)
 
 
 def test_runs_of_chunks_are_whole(dataset: EpisodeDataset) -> None:

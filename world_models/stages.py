@@ -38,17 +38,19 @@ class TrainingData:
     features: Tensor
     actions: Tensor
     offsets: np.ndarray
+    first_frame_share: float = 0.15
 
     @cached_property
     def train(self) -> Windows:
-        """Windows of the training episodes, drawn mostly where something moves."""
-        return Windows.over(self.features, self.actions, self.offsets, self.dataset.split("train"))
+        """Windows of the training episodes, drawn mostly where something moves, and often where dreams begin."""
+        episodes = self.dataset.split("train")
+        return Windows.over(self.features, self.actions, self.offsets, episodes, first_share=self.first_frame_share)
 
     @cached_property
     def validation(self) -> Windows:
         """Windows of the validation episodes, all as likely."""
         episodes = self.dataset.split("validation")
-        return Windows.over(self.features, self.actions, self.offsets, episodes, motion_share=0.0)
+        return Windows.over(self.features, self.actions, self.offsets, episodes, motion_share=0.0, first_share=0.0)
 
 
 def train_rla(

@@ -64,6 +64,7 @@ class TrainConfig:
         pushed_chunks: the world model trains a quarter of the time on states that it predicted itself, up to this many
             chunks on (the pushforward trick, arXiv 2202.03376), so that roll-outs stay where it knows its way; 0 for
             never.
+        first_frame_share: part of the training windows that start at an episode's first frame, as most dreams do.
         demonstrations: successful episodes that ship with the world, as start states, rewards and for cloning.
         first_states: training episodes whose first states ship with the world, as further start states.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -86,6 +87,7 @@ class TrainConfig:
     chunk_length: int = 8
     proprioception: bool = True
     pushed_chunks: int = 3
+    first_frame_share: float = 0.15
     demonstrations: int = 32
     first_states: int = 256
     device: str = "auto"
@@ -139,9 +141,12 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     features = cache_features(dataset, encoder, cache)
     offsets = episode_offsets(dataset.lengths)
     actions = torch.from_numpy(_all_actions(dataset))
-    data = TrainingData(dataset, frames, torch.from_numpy(features).to(device), actions.to(device), offsets)
+    data = TrainingData(
+        dataset, frames, torch.from_numpy(features).to(device), actions.to(device), offsets, config.first_frame_share
+    )
     metrics = {"encoder": encoder_metrics}
     key = {"encoder": encoder.fingerprint(), "data": data_key, "seed": config.seed}
+    key["first_frame_share"] = config.first_frame_share
     world = WorldConfig(
         config.task,
         tuple(dataset.action_names),

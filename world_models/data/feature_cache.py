@@ -120,7 +120,14 @@ class Windows:
 
     @classmethod
     def over(
-        cls, features: Tensor, actions: Tensor, offsets: np.ndarray, episodes: np.ndarray, *, motion_share: float = 0.7
+        cls,
+        features: Tensor,
+        actions: Tensor,
+        offsets: np.ndarray,
+        episodes: np.ndarray,
+        *,
+        motion_share: float = 0.7,
+        first_share: float = 0.15,
     ) -> Windows:
         """Windows inside some episodes, drawn in proportion to motion for ``motion_share`` of the time.
 
@@ -132,24 +139,18 @@ class Windows:
             offsets: ``(N + 1,)`` first frame of each episode.
             episodes: indices of the episodes to draw from.
             motion_share: 0 draws uniformly.
+            first_share: part of the windows that start at an episode's first frame. Dreams begin there, and what is
+                lost in the first chunk stays lost.
         """
         spans = [(int(offsets[index]), int(offsets[index + 1])) for index in episodes]
         starts = torch.cat([torch.arange(first, last - 1) for first, last in spans])
         remaining = torch.cat([torch.arange(last - 1 - first, 0, -1) for first, last in spans])
-        if not motion_share:
-            return cls(features, actions, starts, remaining, torch.full((len(starts),), 1 / len(starts)))
-        later = starts + remaining.clamp_max(8)
-        # The tokens that move most say whether something happens; a mean over all tokens would follow the arm alone.
-        most = min(8, features.shape[1])
-        motion = torch.cat(
-            [
-                (features[b].float() - features[a].float()).abs().mean(-1).topk(most).values.mean(-1)
-                for a, b in zip(starts.split(2048), later.split(2048), strict=True)
-            ]
-        )
-        # On the CPU, like the generator: the same seed draws the same windows on every device.
-        weights = ((1 - motion_share) + motion_share * motion / motion.mean()).cpu()
-        return cls(features, actions, starts, remaining, weights / weights.sum())
+        weights = torch.full((len(starts),), 1 / len(starts))
+        if motion_share:
+            weights = _motion_weights(features, starts, remaining, motion_share)
+        first = torch.isin(starts, torch.tensor([span[0] for span in spans]))
+        weights = (1 - first_share) * weights + first_share * first / first.sum()
+        return cls(features, actions, starts, remaining, weights)
 
     def sample_sequence(
         self, batch: int, horizon: int, chunks: int, generator: torch.Generator
@@ -212,3 +213,19 @@ class Windows:
             actions,
             lengths.to(device),
         )
+
+
+def _motion_weights(features: Tensor, starts: Tensor, remaining: Tensor, share: float) -> Tensor:
+    """Chances ``(M,)`` of starts, in proportion to motion for a share of them, on the CPU."""
+    later = starts + remaining.clamp_max(8)
+    # The tokens that move most say whether something happens; a mean over all tokens would follow the arm alone.
+    most = min(8, features.shape[1])
+    motion = torch.cat(
+        [
+            (features[b].float() - features[a].float()).abs().mean(-1).topk(most).values.mean(-1)
+            for a, b in zip(starts.split(2048), later.split(2048), strict=True)
+        ]
+    )
+    # On the CPU, like the generator: the same seed draws the same windows on every device.
+    weights = ((1 - share) + share * motion / motion.mean()).cpu()
+    return weights / weights.sum()
