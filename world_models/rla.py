@@ -54,6 +54,7 @@ class RLA(nn.Module):
     def __init__(self, config: RLAConfig, num_tokens: int, channels: int) -> None:
         super().__init__()
         self.config = config
+        self.state_shape = (num_tokens, channels)
         size, latent_size = num_tokens * channels, config.latents * config.latent_dim
         if latent_size > size:
             raise ValueError(
@@ -78,9 +79,13 @@ class RLA(nn.Module):
 
     def decode(self, features: Tensor, latent: Tensor) -> Tensor:
         """State ``(B, L, C)`` at t and latent action ``(B, n, d)`` to the state ``(B, L, C)`` at t + h."""
-        residual = (latent.flatten(1) @ self.components.T.to(latent.dtype)).view_as(features)
+        residual = self.residual(latent)
         detail = self.detail_out(self.decoder(torch.cat([features, residual], dim=-1)))
         return features + residual + detail
+
+    def residual(self, latent: Tensor) -> Tensor:
+        """What a latent action ``(B, n, d)`` says of the change of a state ``(B, L, C)``, without the decoder's detail."""
+        return (latent.flatten(1) @ self.components.T.to(latent.dtype)).unflatten(1, self.state_shape)
 
     def forward(self, features: Tensor, next_features: Tensor) -> Tensor:
         """Reconstruction ``(B, L, C)`` of the later state through the bottleneck."""

@@ -245,7 +245,8 @@ class RLAWorldModel(WorldModel):
                              f"{self.rla.config.latent_dim}); draw it from a seeded generator")  # fmt: skip
         foretold = self.flow.stage1(features, actions, error=error)
         latent = self.flow.sample(self.flow.context(foretold), noise, solver_steps)
-        reached = self.rla.decode(features + foretold.residual.float(), latent).float()
+        # Without the decoder's detail: it was learned on whole motions from real states, not on what is left of one.
+        reached = features + foretold.residual.float() + self.rla.residual(latent).float()
         return Prediction(reached, foretold.error, self.flow.stage1.uncertainty(foretold.error))
 
 
