@@ -27,7 +27,7 @@ gl:
 demo:
 	$(BIN)/rla-gym demo --out runs/demo
 
-# How the bundled world was made, from nothing, on 2 cores. The first encoder is a small ViT student whose clones are weak;
+# The recipe of the bundled world, from nothing, on 2 cores. The first encoder is a small ViT student whose clones are weak;
 # the clones of the second, the world's own, succeed about half the time. Their roll-outs show the world what the policies
 # do that it will be asked about. Every step resumes; a finished one is skipped.
 world: worlds/lift/fidelity.json

@@ -84,7 +84,7 @@ class RLA(nn.Module):
         return features + residual + detail
 
     def residual(self, latent: Tensor) -> Tensor:
-        """What a latent action ``(B, n, d)`` says of the change of a state ``(B, L, C)``, without the decoder's detail."""
+        """Change of a state ``(B, L, C)`` that a latent action ``(B, n, d)`` tells, without the decoder's detail."""
         return (latent.flatten(1) @ self.components.T.to(latent.dtype)).unflatten(1, self.state_shape)
 
     def forward(self, features: Tensor, next_features: Tensor) -> Tensor:
