@@ -178,8 +178,10 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     models: list[WorldModel] = [flow_world]
     if config.baseline:
         models.append(RegressionWorldModel(world, encoder, flow_world.rgb_decoder).to(device))
+    before: dict[str, Scalars] = {}
     if config.start_from is not None:
-        metrics |= _start_from(config.start_from, models)
+        before = _start_from(config.start_from, models)
+        metrics |= before
         key["start_from"] = weights_digest(flow_world)
     pushed = config.pushed_chunks
     if config.rla_optimisation.iterations:
@@ -192,6 +194,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         assert isinstance(model, RegressionWorldModel)
         if config.regression_optimisation.iterations:
             metrics["regression"] = train_regression(model, data, config.regression_optimisation, stages, key, pushed)
+    metrics = {stage: _with_effort_before(found, before.get(stage, {})) for stage, found in metrics.items()}
     for model in models:
         calibrate_uncertainty(model, data.validation)
         # fp16 halves the file; the world that is measured is the one that is read back.
@@ -247,6 +250,14 @@ def _start_from(name: str, models: list[WorldModel]) -> dict[str, Scalars]:
             raise ValueError(f"{folder} has other sizes than this training asks for: {error}") from error
     metrics: dict[str, Scalars] = json.loads((folder / "training.json").read_text())["metrics"]
     return metrics
+
+
+def _with_effort_before(metrics: Scalars, before: Scalars) -> Scalars:
+    """A stage's scalars; what was spent on the weights that it started from counts too."""
+    if metrics is before:
+        return metrics
+    effort = ("seconds", "iterations", "training_petaflop")
+    return {name: value + before.get(name, 0.0) * (name in effort) for name, value in metrics.items()}
 
 
 def _check_data(dataset: EpisodeDataset, span: int) -> None:
