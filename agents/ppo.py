@@ -94,7 +94,7 @@ class PPOConfig:
     """Weight of KL(policy || clone), summed over the chunk's actions, in the loss; advantages have unit variance."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
-    learning_rate: float = 2e-5
+    learning_rate: float = 5e-5
     """Of the policy (Adam; published: 1e-4, but one such step moves a network of this size by 0.1 nats or more)."""
     value_learning_rate: float = 5e-4
     """Of the value function, which starts from nothing (Adam)."""
