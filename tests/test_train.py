@@ -252,6 +252,8 @@ def test_data_without_success_is_refused_before_work_starts(tmp_path: Path) -> N
         train(tiny_training(tmp_path / "nothing", tmp_path / "world"))
     with pytest.raises(ValueError, match="validation split"):
         train(tiny_training(tmp_path / "data", tmp_path / "world"))
+    with pytest.raises(ValueError, match=r"first_frame_share=1.5 must be between 0 and 1"):
+        train(replace(tiny_training(tmp_path / "data", tmp_path / "world"), first_frame_share=1.5))
     assert not (tmp_path / "world").exists()
 
 

@@ -125,8 +125,11 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 
     Raises:
         FileNotFoundError: ``data`` is no dataset.
-        ValueError: too few or unfit episodes, or ``out`` holds stages trained with other settings.
+        ValueError: a setting is out of range, too few or unfit episodes, or ``out`` holds stages trained with other
+            settings.
     """
+    if not 0 <= config.first_frame_share <= 1:
+        raise ValueError(f"first_frame_share={config.first_frame_share} must be between 0 and 1")
     dataset = EpisodeDataset(config.data)
     demonstrations = _demonstration_episodes(dataset, config.demonstrations)
     _check_data(dataset, max(config.chunk_length, config.distillation.horizon))
