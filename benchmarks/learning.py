@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,7 +150,13 @@ def _rows(client: str, version: str, learning: Learning, args: ClientArgs) -> li
             unit="return",
             hardware=describe_hardware(),
             date=today(),
-            command=f"python {sys.argv[0]}{command_line().removeprefix(Path(sys.argv[0]).name)}",
+            command=f"python {_started_as()}{command_line().removeprefix(Path(sys.argv[0]).name)}",
         )
         for metric, (value, low, high) in values.items()
     ]
+
+
+def _started_as() -> str:
+    """The running script as Python was given it: ``-m`` and its module, or its path from here."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"-m {spec.name}" if spec is not None else os.path.relpath(sys.argv[0])
