@@ -66,7 +66,6 @@ def write_comparison(
     """
     loaded = load_world(world, dynamics=dynamics, device=device)
     detector = SuccessDetector.load(loaded.folder, device)
-    threshold = detector.dream_threshold(dynamics)
     real = gym.make(env, obs="rgb", placement=placement, chunk_length=policy.chunk_length, max_chunks=max_chunks)
     fps = get_task(str(gym.spec(env).kwargs["task"])).control_hz
     simulator = cast("RobosuiteEnv", real.unwrapped)
@@ -74,7 +73,7 @@ def write_comparison(
     try:
         for seed in seeds:
             with torch.inference_mode():
-                frames += _episode(policy, loaded, detector, threshold, simulator, seed, max_chunks, device)
+                frames += _episode(policy, loaded, detector, dynamics, simulator, seed, max_chunks, device)
             frames += [frames[-1]] * fps  # a second to read the verdict
     finally:
         real.close()
@@ -109,7 +108,7 @@ def _episode(
     policy: Policy,
     world: World,
     detector: SuccessDetector,
-    threshold: float,
+    dynamics: str,
     real: RobosuiteEnv,
     seed: int,
     max_chunks: int,
@@ -140,7 +139,7 @@ def _episode(
             dreamed = model.predict(start, actions[:, :k], noise).features
             step += 1
             show(step)
-        dream_success = dream_success or bool(detector.probability(dreamed)[0] >= threshold)
+        dream_success = dream_success or bool(detector.dreamed_success(dreamed, dynamics)[0])
         real_success = real.is_success()
         if real_success:
             break

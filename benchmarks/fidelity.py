@@ -102,8 +102,8 @@ def run(config: FidelityConfig) -> list[Row]:
         for method, errors, imagined in _roll_out(config, models, probe, held_out):
             table.setdefault(method, []).append(errors)
             if method in models:
-                probability = torch.stack([detector.probability(states) for states in imagined])
-                believed.setdefault(method, []).append((probability >= detector.dream_threshold(method)).numpy())
+                success = torch.stack([detector.dreamed_success(episode, method) for episode in imagined])
+                believed.setdefault(method, []).append(success.numpy())
             if pictured is None and method == "flow":
                 pictured = models["flow"], imagined
 

@@ -70,6 +70,10 @@ class SuccessDetector(nn.Module):
         """Probability from which on a state imagined by these dynamics counts as a success."""
         return self.dream_thresholds.get(dynamics, self.threshold)
 
+    def dreamed_success(self, features: Tensor, dynamics: str) -> Tensor:
+        """Whether states imagined by these dynamics count as successes: (B, L, C) float -> (B,) bool."""
+        return self.probability(features) >= self.dream_threshold(dynamics)
+
     @torch.no_grad()
     def calibrate_in_dreams(self, dynamics: str, dreamed: Tensor, real: Tensor) -> dict[str, float]:
         """Choose the threshold for imagined states so that dreams succeed when the real episodes did.

@@ -38,7 +38,7 @@ class TrainingData:
     features: Tensor
     actions: Tensor
     offsets: np.ndarray
-    first_frame_share: float = 0.15
+    first_frame_share: float
 
     @cached_property
     def train(self) -> Windows:
