@@ -75,6 +75,7 @@ class CollectConfig:
         noisy: share with strong noise and pushes, from which the expert recovers.
         near_miss: share of grasps that fail or nearly fail.
         play: share of random motion around the object.
+        grasp: share of grasps anywhere about the object, up to three an episode, some of which hold.
         policy: share of roll-outs of a policy; needs the ``policy`` argument of :func:`collect`.
         policy_noise: standard deviation of the action noise in roll-outs of the policy.
     """
@@ -90,6 +91,7 @@ class CollectConfig:
     noisy: float = 0.15
     near_miss: float = 0.30
     play: float = 0.20
+    grasp: float = 0.0
     policy: float = 0.0
     policy_noise: float = 0.2
 

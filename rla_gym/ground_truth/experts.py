@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-KINDS = ("expert", "noisy", "near_miss", "play", "policy")
+KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp")
 """Every kind of episode that collection records."""
 
 State = dict[str, np.ndarray]
@@ -241,7 +241,7 @@ def make_behaviour(kind: str, rng: np.random.Generator) -> Behaviour:
     """A controller for one Lift episode of a kind.
 
     Args:
-        kind: ``"expert"``, ``"noisy"``, ``"near_miss"`` or ``"play"``.
+        kind: ``"expert"``, ``"noisy"``, ``"near_miss"``, ``"play"`` or ``"grasp"``.
         rng: source of all chance; the controller keeps it.
 
     Raises:
@@ -274,7 +274,16 @@ def make_behaviour(kind: str, rng: np.random.Generator) -> Behaviour:
         )
     if kind == "play":
         return Player(rng, carry=rng.random() < 0.35)
-    raise ValueError(f"unknown kind {kind!r}: scripted are 'expert', 'noisy', 'near_miss' and 'play'")
+    if kind == "grasp":
+        return Grasper(
+            rng,
+            [_anywhere(rng) for _ in range(3)],
+            noise=rng.uniform(0.02, 0.15),
+            gain=rng.uniform(1.0, 1.8),
+            start_steps=int(rng.integers(0, 4)),
+            vary_gripper=rng.random() < 0.5,
+        )
+    raise ValueError(f"unknown kind {kind!r}: scripted are 'expert', 'noisy', 'near_miss', 'play' and 'grasp'")
 
 
 def _lateral(rng: np.random.Generator) -> Grasp:
@@ -288,6 +297,12 @@ def _lateral(rng: np.random.Generator) -> Grasp:
         size, angle = rng.uniform(0.016, 0.045), rng.uniform(0, np.pi)
     sign = rng.choice((-1.0, 1.0))
     return _styled(rng, Grasp(offset=(sign * size * np.cos(angle), sign * size * np.sin(angle))))
+
+
+def _anywhere(rng: np.random.Generator) -> Grasp:
+    """Anywhere about the cube, in one style whether it will hold or not: nothing but the place tells the outcome."""
+    offset = (rng.uniform(-0.045, 0.045), rng.uniform(-0.035, 0.035))
+    return _styled(rng, Grasp(offset, rng.uniform(-0.012, 0.025), close_steps=int(rng.integers(6, 10))))
 
 
 def _too_high(rng: np.random.Generator) -> Grasp:
