@@ -110,6 +110,28 @@ def _save(figure, path: Path) -> None:
     temporary.replace(path)
 
 
+def plot_reward_alignment(rows: list[Row], path: Path) -> None:
+    """One panel per metric: a bar per reward and kind of frames, with 95 % intervals."""
+    metrics, methods, settings = (
+        list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("metric", "method", "setting")
+    )
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 3.6), constrained_layout=True)
+    for axis, metric in zip(axes, metrics, strict=True):
+        for offset, setting in enumerate(settings):
+            chosen = {row.method: row for row in rows if row.metric == metric and row.setting == setting}
+            places = [methods.index(name) + 0.8 * offset / len(settings) for name in chosen]
+            values = np.array([row.value for row in chosen.values()])
+            below = values - [row.value if row.low is None else row.low for row in chosen.values()]
+            above = np.array([row.value if row.high is None else row.high for row in chosen.values()]) - values
+            width = 0.75 / len(settings)
+            axis.bar(places, values, width, align="edge", yerr=[below, above], label=setting, error_kw={"linewidth": 1})
+        axis.set_xticks(np.arange(len(methods)) + 0.4, methods, rotation=60, ha="right")
+        axis.set(title=metric.replace("_", " "))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=7)
+    _save(figure, path)
+
+
 def plot_ranking(rows: list[Row], path: Path) -> None:
     """Success in the dream over success in the simulator, a point with its intervals per policy."""
     rates = {metric: {row.method: row for row in rows if row.metric == metric} for metric in RATES}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from rewards.success import SuccessDetector, fit_success_detector
-from rewards.video_aligned import CorrespondingReward, GoalReward, VideoAlignedReward, make_reward
+from rewards.video_aligned import CorrespondingReward, GoalReward, ProgressReward, VideoAlignedReward, make_reward
 
 __all__ = [
     "CorrespondingReward",
     "GoalReward",
+    "ProgressReward",
     "SuccessDetector",
     "VideoAlignedReward",
     "fit_success_detector",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from world_models.data.demonstrations import Demonstrations
@@ -21,7 +23,7 @@ class VideoAlignedReward(Protocol):
             time: (B,) int64, frames since that demonstration's start; beyond its end its last frame counts.
 
         Returns:
-            (B,) float32, at most 0: minus the L1 distance, averaged over tokens and channels.
+            (B,) float32, at most 0.
         """
         ...
 
@@ -53,6 +55,38 @@ class GoalReward:
         return -token_l1(features, self._goal[demonstration])
 
 
+class ProgressReward:
+    """Minus what is left of the way, 1 at the start and 0 at the goal, whatever the time: the least of all clocks.
+
+    How far a state has come is read off the demonstrations' frames nearest to it (smallest squared distance over all
+    tokens), each of which has come as far as its share of its demonstration says. All demonstrations count, not only
+    the one that is followed: a policy may be faster or slower than each, and go another way.
+    """
+
+    NEAREST = 8
+    """Frames that are asked how far they had come."""
+
+    def __init__(self, demonstrations: Demonstrations) -> None:
+        longest = demonstrations.features.shape[1]
+        time = torch.arange(longest, device=demonstrations.lengths.device)
+        inside = time < demonstrations.lengths[:, None]
+        share = time / (demonstrations.lengths[:, None] - 1).clamp_min(1)
+        self._frames = demonstrations.features[inside].flatten(1).float()
+        self._progress = share[inside]
+        self._norms = self._frames.square().sum(dim=1)
+
+    def progress(self, features: Tensor) -> Tensor:
+        """How far states (B, L, C) have come, (B,) float32 in [0, 1]."""
+        # The state's own norm is the same for every frame and changes nothing in their order.
+        distances = self._norms - 2 * features.float().flatten(1) @ self._frames.T
+        nearest = distances.topk(min(self.NEAREST, len(self._frames)), dim=1, largest=False).indices
+        return self._progress[nearest].mean(dim=1)
+
+    def __call__(self, features: Tensor, demonstration: Tensor, time: Tensor) -> Tensor:
+        """See :meth:`VideoAlignedReward.__call__`; neither ``demonstration`` nor ``time`` is used."""
+        return self.progress(features) - 1.0
+
+
 class SparseReward:
     """Nothing on the way: what is paid is the environment's bonus for success."""
 
@@ -64,9 +98,10 @@ class SparseReward:
         return features.new_zeros(len(features))
 
 
-REWARDS: dict[str, type[CorrespondingReward] | type[GoalReward] | type[SparseReward]] = {
+REWARDS: dict[str, Callable[[Demonstrations], VideoAlignedReward]] = {
     "corresponding": CorrespondingReward,
     "goal": GoalReward,
+    "progress": ProgressReward,
     "sparse": SparseReward,
 }
 
@@ -79,7 +114,7 @@ def check_reward_name(name: str) -> str:
 
 
 def make_reward(name: str, demonstrations: Demonstrations) -> VideoAlignedReward:
-    """The reward called ``name`` ("corresponding", "goal" or "sparse") over the demonstrations, on their device.
+    """The reward called ``name``, one of :data:`REWARDS`, over the demonstrations, on their device.
 
     Raises:
         ValueError: the name is unknown.

@@ -18,8 +18,9 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
   train DATA --out WORLD   turn a folder of episodes into a world
   agent bc|ppo|sb3|blind   train a policy on a world's demonstrations or in its dream
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|latent-actions|ablation|encoders|transfer|ranking
-                           measure a world, compare recipes or encoders, or what policies are worth in the simulator
+  bench fidelity|latent-actions|reward-alignment|ablation|encoders|transfer|ranking
+                           measure a world and its rewards, compare recipes or encoders, or what policies are worth in
+                           the simulator
   play WORLD               write a video of the dream under a policy or random actions
   demo                     clone, train in the dream, judge in the simulator: minutes
 """
@@ -97,7 +98,9 @@ def _evaluate(arguments: list[str]) -> None:
 
 def _bench(arguments: list[str]) -> None:
     name, rest = _choose(
-        "bench", arguments, ("fidelity", "latent-actions", "ablation", "encoders", "transfer", "ranking")
+        "bench",
+        arguments,
+        ("fidelity", "latent-actions", "reward-alignment", "ablation", "encoders", "transfer", "ranking"),
     )
     if name == "fidelity":
         from benchmarks.fidelity import FidelityConfig
@@ -109,6 +112,11 @@ def _bench(arguments: list[str]) -> None:
         from benchmarks.latent_actions import run as run_latent_actions
 
         run_latent_actions(_configure(LatentActionsConfig, rest, "data"))
+    elif name == "reward-alignment":
+        from benchmarks.reward_alignment import RewardAlignmentConfig
+        from benchmarks.reward_alignment import run as run_reward_alignment
+
+        run_reward_alignment(_configure(RewardAlignmentConfig, rest, "data"))
     elif name == "ablation":
         from benchmarks.ablation import AblationConfig
         from benchmarks.ablation import run as run_ablation

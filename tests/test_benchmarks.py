@@ -12,6 +12,7 @@ from agents.statistics import mean_over_seeds, paired_difference, seeds_and_stat
 from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.ranking import compare, mean_maximum_rank_violation
 from benchmarks.results import Row, print_rows, read_rows, write_rows
+from benchmarks.reward_alignment import auroc, episode_returns, true_progress
 
 
 def row(**changes: object) -> Row:
@@ -96,3 +97,27 @@ def test_a_dream_that_orders_policies_well_has_no_violation() -> None:
     # A dream in which all succeed orders nothing: each loses its distance to the best.
     flat = compare(real, np.ones(4))
     assert flat == {"pearson": 0.0, "spearman": 0.0, "mmrv": pytest.approx((0.8 + 0.5 + 0.2 + 0.0) / 4)}
+
+
+def test_a_return_ends_with_the_first_success() -> None:
+    alignment = torch.tensor([[-1.0, -2.0, -4.0], [-1.0, -2.0, -4.0]])
+    success = torch.tensor([[False, True, True], [False, False, False]])
+    assert episode_returns(alignment, success, bonus=10.0).tolist() == [7.0, -7.0]
+
+
+def test_scores_that_say_nothing_prefer_failures_half_of_the_time() -> None:
+    outcome = np.array([True, False, False, True])
+    assert auroc(np.zeros(4), outcome) == 0.5
+    assert auroc(np.array([3.0, 1.0, 2.0, 4.0]), outcome) == 1.0
+    assert np.isnan(auroc(np.zeros(2), np.ones(2, bool)))
+
+
+def test_true_progress_rises_with_the_reach_and_then_with_the_object() -> None:
+    cube, hand = np.array([0.0, 0.0, 0.82]), np.array([0.0, 0.0, 1.0])
+    high = cube + np.array([0.0, 0.0, 0.05])
+    states = [(cube, hand), (cube, cube), (high, high)]
+    truth = np.array([[np.concatenate([c, h, [0.04]]) for c, h in states]])
+    away, held, lifted = true_progress(truth, np.array([0.82]))[0]
+    assert away < 0.1
+    assert held == pytest.approx(1.0)
+    assert lifted == pytest.approx(2.0)

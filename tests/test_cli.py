@@ -28,7 +28,10 @@ def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     [
         (["fly"], "no command 'fly'"),
         (["agent", "dqn"], "one of bc, ppo, sb3, blind, not 'dqn'"),
-        (["bench"], "one of fidelity, latent-actions, ablation, encoders, transfer, ranking, and got none"),
+        (
+            ["bench"],
+            "one of fidelity, latent-actions, reward-alignment, ablation, encoders, transfer, ranking, and got none",
+        ),
         (["train", "/nothing/here", "--out", "/tmp/never"], "rla-gym collect"),
         (["evaluate", "/nothing/here"], "/nothing/here"),
         (["agent", "bc", "--world", "/nothing/here"], "no world '/nothing/here'"),

@@ -84,6 +84,14 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "--pushed-chunks 0" in compared["pushed_chunks 0", "flow", "token_l1_vs_persistence"]["command"]
     assert table.with_suffix(".png").stat().st_size > 10_000
 
+    rewards = tmp_path / "results" / "reward_alignment.json"
+    rla_gym_command(monkeypatch, "bench", "reward-alignment", data, "--world", world, "--split", "train",
+                    "--resamples", 20, "--out", rewards)  # fmt: skip
+    told = {(row["method"], row["metric"], row["setting"]): row["value"] for row in json.loads(rewards.read_text())}
+    assert told["progress", "progress_spearman", "real frames"] > 0
+    assert ("sparse", "success_auroc", "dreamed, flow") in told
+    assert rewards.with_suffix(".png").stat().st_size > 10_000
+
     readouts = tmp_path / "latent_actions.json"
     rla_gym_command(monkeypatch, "bench", "latent-actions", data, "--world", world, "--out", readouts)
     assert {row["metric"] for row in json.loads(readouts.read_text())} >= {"cube_motion_r2", "elapsed_frames_r2"}

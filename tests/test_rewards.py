@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rewards import CorrespondingReward, GoalReward, SuccessDetector, fit_success_detector, make_reward
+from rewards import CorrespondingReward, GoalReward, ProgressReward, SuccessDetector, fit_success_detector, make_reward
 from world_models.data.demonstrations import Demonstrations
 
 TOKENS, CHANNELS = 9, 6
@@ -50,6 +50,17 @@ def test_goal_reward_does_not_know_the_time(demonstrations: Demonstrations) -> N
     assert isinstance(reward, GoalReward)
 
 
+def test_progress_rises_along_a_demonstration_at_any_speed(demonstrations: Demonstrations) -> None:
+    line = torch.linspace(0, 1, 200)[:, None, None] * torch.randn(1, TOKENS, CHANNELS)
+    straight = Demonstrations.stack([line, line[::2]], [torch.zeros(200, 4), torch.zeros(100, 4)])
+    reward = make_reward("progress", straight)
+    assert isinstance(reward, ProgressReward)
+    for clock in (0, 50):
+        told = reward(line[::10], torch.zeros(20, dtype=torch.int64), torch.full((20,), clock))
+        assert (told.diff() > 0).all()
+        torch.testing.assert_close(told, torch.linspace(-1, -9 / 199, 20), atol=0.03, rtol=0)
+
+
 def test_sparse_reward_pays_nothing_on_the_way(demonstrations: Demonstrations) -> None:
     reward = make_reward("sparse", demonstrations)
     paid = reward(demonstrations.features[:, 0].float(), torch.tensor([0, 1]), torch.tensor([0, 3]))
@@ -57,7 +68,7 @@ def test_sparse_reward_pays_nothing_on_the_way(demonstrations: Demonstrations) -
 
 
 def test_an_unknown_reward_names_the_known_ones(demonstrations: Demonstrations) -> None:
-    with pytest.raises(ValueError, match=r"unknown reward 'shaped'.*'corresponding', 'goal', 'sparse'"):
+    with pytest.raises(ValueError, match=r"unknown reward 'shaped'.*'corresponding', 'goal', 'progress', 'sparse'"):
         make_reward("shaped", demonstrations)
 
 

@@ -1,0 +1,181 @@
+"""`rla-gym bench reward-alignment`: does a reward rise with true progress, and does it prefer successes to failures?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from agents.evaluate import command_line, describe_hardware
+from benchmarks.held_out import HeldOut, held_out_episodes
+from benchmarks.plots import plot_reward_alignment
+from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, simulator_states
+from rewards import SuccessDetector, make_reward
+from rewards.video_aligned import REWARDS
+from rla_gym.starts import nearest_demonstration
+from world_models.data.episodes import EpisodeDataset
+from world_models.data.feature_cache import cache_features
+from world_models.open_loop import open_loop
+from world_models.world_model import dynamics_in, load_encoder, load_world, world_folder
+
+SUCCESS_PROBABILITY = "success probability"
+"""Beside the environment's rewards: what its detector says, before the threshold."""
+CLOSE_FAILURES = ("near_miss", "grasp")
+"""Kinds of episodes whose failures are grasps that nearly held: what a policy under training is tempted by."""
+
+
+@dataclass(frozen=True)
+class RewardAlignmentConfig:
+    """Settings of the benchmark of rewards.
+
+    Attributes:
+        data: the dataset whose held-out episodes are scored.
+        world: bundled name, folder or hub id.
+        split: which episodes; ``report`` for numbers that are published.
+        chunks: action chunks of an episode.
+        success_bonus: as in the environment.
+        resamples: of the bootstrap over episodes.
+        cache: folder of the feature cache; None for ``<data>/cache``.
+        out: JSON of the result rows; the picture lies beside it.
+    """
+
+    data: Path
+    world: str = "lift"
+    split: str = "report"
+    chunks: int = 6
+    success_bonus: float = 1.0
+    resamples: int = 1000
+    cache: Path | None = None
+    out: Path = Path("benchmarks/results/reward_alignment.json")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one reward says of E episodes of M chunks.
+
+    Attributes:
+        alignment: after each chunk ``(E, M)``.
+        returns: of the episode, as the environment pays them: with the bonus, and ended by success ``(E,)``.
+    """
+
+    alignment: np.ndarray
+    returns: np.ndarray
+
+
+def run(config: RewardAlignmentConfig) -> list[Row]:
+    """Score real and imagined episodes by every reward, print, write JSON and picture; returns the rows.
+
+    Raises:
+        ValueError: the data lack simulator columns, no episode is long enough, or none succeeds or none fails.
+    """
+    folder = world_folder(config.world)
+    dataset = EpisodeDataset(config.data)
+    states = simulator_states(dataset)
+    features = cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache")
+    detector = SuccessDetector.load(folder)
+    rows: list[Row] = []
+    facts = (describe_hardware(), today(), command_line())
+    for dynamics in dynamics_in(folder):
+        world = load_world(folder, dynamics=dynamics)
+        held_out = held_out_episodes(
+            dataset, config.split, torch.from_numpy(features), states, chunks=config.chunks,
+            length=world.model.chunk_length,
+        )  # fmt: skip
+        solved = held_out.lifted.any(axis=1)
+        if solved.all() or not solved.any():
+            raise ValueError(f"every {config.split} episode has the same outcome; rewards cannot be told apart by them")
+        shown = {"real frames": (held_out.real, detector.threshold)} if not rows else {}
+        imagined = open_loop(world.model, held_out.start, held_out.actions).features
+        shown[f"dreamed, {dynamics}"] = (imagined, detector.dream_threshold(dynamics))
+        followed = nearest_demonstration(world.demonstrations, held_out.start)
+        for setting, (seen, threshold) in shown.items():
+            probability = torch.stack([detector.probability(part) for part in seen.unbind(1)], dim=1)
+            for name in (*REWARDS, SUCCESS_PROBABILITY):
+                if name == SUCCESS_PROBABILITY:
+                    alignment = probability
+                    returns = probability.amax(dim=1)
+                else:
+                    reward = make_reward(name, world.demonstrations)
+                    length = world.model.chunk_length
+                    alignment = torch.stack(
+                        [
+                            reward(part, followed, torch.full_like(followed, (chunk + 1) * length))
+                            for chunk, part in enumerate(seen.unbind(1))
+                        ],
+                        dim=1,
+                    )
+                    returns = episode_returns(alignment, probability >= threshold, config.success_bonus)
+                scores = Scores(alignment.numpy(), returns.numpy())
+                for metric, value, low, high in _measure(scores, held_out, config.resamples):
+                    rows.append(
+                        Row("reward_alignment", world.model.config.task, name, metric, setting, value, low, high,
+                            len(solved), config.split, "1", *facts)
+                    )  # fmt: skip
+    write_rows(config.out, rows)
+    plot_reward_alignment(rows, config.out.with_suffix(".png"))
+    print_rows(rows, f"rewards, {len(solved)} {config.split} episodes")
+    return rows
+
+
+def episode_returns(alignment: Tensor, success: Tensor, bonus: float) -> Tensor:
+    """Undiscounted returns (E,) of episodes that end at their first success, which pays the bonus.
+
+    Args:
+        alignment: reward after each chunk (E, M).
+        success: whether the environment sees success after each chunk (E, M) bool.
+        bonus: paid at the first of them.
+    """
+    before = success.cumsum(dim=1) - success.long()
+    return ((alignment + bonus * success) * (before == 0)).sum(dim=1)
+
+
+def true_progress(truth: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """How far an episode really is, (E, M): nearness of hand and object, then height, each from 0 to 1.
+
+    Args:
+        truth: simulator states (E, M, 7).
+        start: the object's height (E,) at the episode's beginning, metres.
+    """
+    apart = np.linalg.norm(truth[..., QUANTITIES["eef"]] - truth[..., QUANTITIES["cube"]], axis=-1)
+    height = (truth[..., QUANTITIES["cube"]][..., 2] - start[:, None]) / (2 * LIFTED_METRES)
+    return 1 - np.tanh(10 * apart) + height.clip(0, 1)
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Chance that a positive scores above a negative; ties count half. NaN where either is missing."""
+    if positive.all() or not positive.any():
+        return float("nan")
+    statistic = stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
+    return float(statistic / (positive.sum() * (~positive).sum()))
+
+
+def _measure(scores: Scores, held_out: HeldOut, resamples: int) -> list[tuple[str, float, float, float]]:
+    """Metrics of one reward with 95 % intervals, resampled over episodes."""
+    truth = held_out.truth.numpy()
+    # At rest the object's lowest height is where it began: the first frame shows it before it has dropped.
+    progress = true_progress(truth, truth[:, :, 2].min(axis=1))
+    solved, close = held_out.lifted.any(axis=1), np.isin(held_out.kinds, CLOSE_FAILURES)
+    generator = np.random.default_rng(0)
+
+    def all_of(pick: np.ndarray) -> dict[str, float]:
+        alignment, returns, lifted = scores.alignment[pick], scores.returns[pick], solved[pick]
+        told = {"success_auroc": auroc(returns, lifted)}
+        tempting = lifted | close[pick]
+        told["close_failure_preferred_rate"] = 1 - auroc(returns[tempting], lifted[tempting])
+        if np.ptp(alignment) > 0:
+            told["progress_spearman"] = float(stats.spearmanr(alignment.ravel(), progress[pick].ravel()).statistic)
+            told["alignment_auroc"] = auroc(alignment.sum(axis=1), lifted)
+        return told
+
+    count = len(solved)
+    samples = [all_of(generator.integers(count, size=count)) for _ in range(resamples)]
+    measured = []
+    for metric, value in all_of(np.arange(count)).items():
+        low, high = np.nanquantile([sample.get(metric, np.nan) for sample in samples], [0.025, 0.975])
+        measured.append((metric, value, float(low), float(high)))
+    return measured
