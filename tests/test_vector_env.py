@@ -118,7 +118,7 @@ def test_editing_an_observation_does_not_edit_the_dream(make: Make) -> None:
 # Reward, success and time
 
 
-@pytest.mark.parametrize("reward", ["corresponding", "goal", "sparse"])
+@pytest.mark.parametrize("reward", ["corresponding", "goal", "progress", "sparse"])
 @pytest.mark.parametrize("length", [None, 5])
 def test_reward_and_success_follow_their_definitions(make: Make, reward: str, length: int | None) -> None:
     env = make(4, reward=reward, success_bonus=3.0, chunk_length=length, terminate_on_success=False, output="torch")
@@ -297,7 +297,7 @@ def test_missing_worlds_and_detectors(make: Make, tiny_world_folder: Path, tmp_p
     [
         ('"gripper"', '"fingers"', r"actions \('x', 'y', 'z', 'fingers'\), this version of the environment has \('x'"),
         ('"fps": 20', '"fps": 10', "control steps per second 10, this version of the environment has 20"),
-        ('"format": 4', '"format": 9', "format 9, .* reads format 4"),
+        ('"format": 5', '"format": 9', "format 9, .* reads format 5"),
     ],
 )
 def test_a_world_of_another_version_is_refused(

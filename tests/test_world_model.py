@@ -18,6 +18,7 @@ from world_models.flow import FlowConfig, LatentFlow
 from world_models.mixer import Mixer
 from world_models.open_loop import open_loop
 from world_models.proprioception import ProprioceptionToken, tile, untile, with_change
+from world_models.regression import FeatureRegression, RegressionConfig
 from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
 from world_models.rla import RLA, RLAConfig
 from world_models.samplers import euler
@@ -106,7 +107,7 @@ def test_unknown_world_and_other_format_are_named(tmp_path: Path, tiny_world_fol
         load_world(tiny_world_folder, dynamics="magic")
     config = json.loads((tiny_world_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(ValueError, match="format 4"):
+    with pytest.raises(ValueError, match="format 5"):
         load_model(tmp_path)
 
 
@@ -277,15 +278,36 @@ def test_padded_steps_of_a_chunk_do_not_matter() -> None:
     torch.manual_seed(0)
     config = tiny_config(proprioception=2)
     model = RLAWorldModel(config, StateEncoder(FeatureEncoder(config.encoder), 2))
-    actions, readings = torch.rand(2, 8, 4), torch.randn(2, 4)
+    actions, readings, tokens = torch.rand(2, 8, 4), torch.randn(2, 4), torch.randn(2, 16, 8)
     lengths = torch.tensor([3, 8])
     changed = actions.clone()
     changed[0, 3:] = 7.0
     encode = model.flow.stage1.chunk_encoder
-    for one, other in zip(encode(actions, lengths, readings), encode(changed, lengths, readings), strict=True):
+    told = encode(actions, lengths, readings, tokens)
+    for one, other in zip(told, encode(changed, lengths, readings, tokens), strict=True):
         torch.testing.assert_close(one, other)
-    for one, other in zip(encode(actions, lengths, readings), encode(actions[:1, :3], None, readings[:1]), strict=True):
+    for one, other in zip(told, encode(actions[:1, :3], None, readings[:1], tokens[:1]), strict=True):
         torch.testing.assert_close(one[:1], other)
+
+
+def test_what_a_hand_will_feel_hangs_on_what_is_there() -> None:
+    """Two-way grasps: the reading stays where it is if token 3 says so; learned within seconds, from tokens alone."""
+    torch.manual_seed(0)
+    stage = FeatureRegression(RegressionConfig(32, 1), num_tokens=17, channels=8, action_dim=4, readings=4)
+    optimiser = torch.optim.Adam(stage.parameters(), lr=3e-3)
+    for _ in range(300):
+        features, actions = torch.randn(64, 17, 8), torch.zeros(64, 8, 4)
+        held = (features[:, 3, 0] > 0).float()
+        target = features.clone()
+        target[:, -1] += 1.0 - held[:, None]
+        loss = stage.foretold_readings_loss(features, actions, torch.full((64,), 8), target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    free, felt = stage(features, actions).readings.unbind(1)
+    present = untile(features[:, -1:], 4)
+    assert (felt - present - (1.0 - held[:, None])).abs().mean() < 0.15
+    assert (free - present - (1.0 - held[:, None])).abs().mean() > 0.3
 
 
 def test_open_loop_feeds_predictions_back(tiny_world_folder: Path) -> None:

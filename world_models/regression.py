@@ -37,7 +37,8 @@ class ResidualPrediction(NamedTuple):
         residual: change of the state ``(B, L, C)``.
         tokens: the model's last hidden tokens ``(B, L, W)``.
         error: mean absolute error ``(B, L)`` that the model expects of each token, that of its input included.
-        readings: standardised proprioceptive values ``(B, R)`` that the action chunk alone foretells, or None.
+        readings: foretold standardised proprioceptive values ``(B, 2, R)``: with nothing in the hand's way, and with
+            what is there; or None.
     """
 
     residual: Tensor
@@ -64,7 +65,7 @@ class FeatureRegression(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.readings = config, readings
-        self.chunk_encoder = ActionChunkEncoder(action_dim, config.width, readings)
+        self.chunk_encoder = ActionChunkEncoder(action_dim, config.width, readings, num_tokens - 1, channels)
         self.mixer = Mixer(num_tokens, channels, config.width, config.depth, modulated=True, mixing=config.mixing)
         self.residual_out = zero_linear(config.width, channels)
         self.error_in = nn.Linear(config.width + 1, ERROR_WIDTH)
@@ -85,12 +86,12 @@ class FeatureRegression(nn.Module):
         """
         channels = features.shape[2]
         present = untile(features[:, -1:], self.readings) if self.readings else None
-        chunk, foretold = self.chunk_encoder(actions, lengths, present)
+        chunk, foretold = self.chunk_encoder(actions, lengths, present, features[:, :-1] if self.readings else None)
         tokens = self.mixer(features, chunk)
         residual = self.residual_out(tokens)
         if foretold is not None and present is not None:
-            # What the arm does by itself is known; the tokens correct it where something is in its way.
-            known = tile((foretold - present).detach(), channels)
+            # What the robot will sense is known; the tokens correct it.
+            known = tile((foretold[:, 1] - present).detach(), channels)
             residual = torch.cat([residual[:, :-1], residual[:, -1:] + known.to(residual.dtype)], dim=1)
         # The gradient stops here: foretelling one's errors must not make them.
         held = torch.zeros_like(features[:, :, 0]) if error is None else error.detach()
@@ -116,5 +117,26 @@ class FeatureRegression(nn.Module):
         actual = (prediction.residual.detach().float() - residual).abs().mean(dim=2)
         loss = loss + 0.1 * F.mse_loss(prediction.error, actual)
         if prediction.readings is not None:
-            loss = loss + F.l1_loss(prediction.readings.float(), untile(target[:, -1:], self.readings))
+            loss = loss + readings_loss(prediction.readings, untile(target[:, -1:], self.readings))
         return loss
+
+    def foretold_readings_loss(self, features: Tensor, actions: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+        """The part of :meth:`loss` that the chunk encoder has to itself, at a fraction of the cost; a scalar.
+
+        Args:
+            features: states ``(B, L, C)`` with readings.
+            actions: chunks ``(B, K, A)``.
+            lengths: valid steps ``(B,)`` int64 of each chunk.
+            target: states ``(B, L, C)`` after the chunks.
+        """
+        present = untile(features[:, -1:], self.readings)
+        _, foretold = self.chunk_encoder(actions, lengths, present, features[:, :-1])
+        return readings_loss(foretold, untile(target[:, -1:], self.readings))
+
+
+def readings_loss(foretold: Tensor, actual: Tensor) -> Tensor:
+    """L1 of readings foretold twice ``(B, 2, R)``, each against the actual ones ``(B, R)``, added up; a scalar.
+
+    An absolute error makes them the likeliest outcome where there are two, and not the middle between.
+    """
+    return 2 * F.l1_loss(foretold.float(), actual[:, None].expand_as(foretold).float())

@@ -27,6 +27,8 @@ LATENT_NOISE = 0.5
 """Largest noise on the latent actions that train the decoder, over their spread."""
 FLOW_WEIGHT = 0.2
 """Weight of the flow-matching loss beside that of stage 1."""
+READINGS_BATCH = 192
+"""Windows of an iteration on which only the readings are foretold: that is cheap, and contacts are rare."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def train_flow(
         # What cannot be foretold leads from the foretold state to the one that came.
         latent = rla.encode(states + foretold.residual.detach().float(), later)
         matching = flow.loss(flow.context(foretold), latent, generator)
-        return flow.stage1.loss(foretold, states, later) + FLOW_WEIGHT * matching
+        loss = flow.stage1.loss(foretold, states, later) + FLOW_WEIGHT * matching
+        return loss + _readings_loss(world, windows, generator)
 
     key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config), "pushed_chunks": pushed_chunks}
     key |= {"chunk_length": world.chunk_length}
@@ -121,7 +124,8 @@ def train_regression(
         states, later, actions, lengths, error = _batch(
             world, windows, optimisation.batch_size, pushed_chunks, generator
         )
-        return regression.loss(regression(states, actions, lengths, error), states, later)
+        loss = regression.loss(regression(states, actions, lengths, error), states, later)
+        return loss + _readings_loss(world, windows, generator)
 
     key = {**key, "regression": vars(regression.config), "pushed_chunks": pushed_chunks}
     key |= {"chunk_length": world.chunk_length}
@@ -161,6 +165,14 @@ def _batch(
         torch.cat([lengths, full]),
         torch.cat([no_error, error]),
     )
+
+
+def _readings_loss(world: WorldModel, windows: Windows, generator: torch.Generator) -> Tensor | float:
+    """Foretold readings of further windows; 0 for a world from video alone."""
+    if not world.readings:
+        return 0.0
+    states, later, actions, lengths = windows.sample(READINGS_BATCH, world.chunk_length, generator)
+    return world.foreteller.foretold_readings_loss(states, actions, lengths, later)
 
 
 def _validate(world: WorldModel, held_out: Windows, runs: int = 192) -> Scalars:

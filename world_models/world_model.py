@@ -21,7 +21,7 @@ from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
 from world_models.rla import RLA, RLAConfig
 from world_models.state import StateEncoder
 
-FORMAT = 4
+FORMAT = 5
 BUNDLED_WORLDS = Path(__file__).parent / "worlds"
 
 
