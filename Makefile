@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 GL_PACKAGES := libegl1 libgl1 libosmesa6
 ONLY_POLICY := --policy 1 --expert 0 --noisy 0 --near-miss 0 --play 0
 ONLY_CLONE := $(ONLY_POLICY) --policy-noise 0.1
+ONLY_GRASPS := --grasp 1 --expert 0 --noisy 0 --near-miss 0 --play 0
 CLONES := 5_2 10_0 10_1 20_3
 MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 
@@ -63,6 +64,7 @@ data/lift/complete: $(CLONES:%=runs/clone_%/policy.safetensors)
 	$(BIN)/rla-gym collect Lift --episodes 2350 --out data/lift --policy-folder runs/clone_10_0 $(ONLY_CLONE)
 	$(BIN)/rla-gym collect Lift --episodes 2550 --out data/lift --policy-folder runs/clone_10_1 $(ONLY_CLONE)
 	$(BIN)/rla-gym collect Lift --episodes 2800 --out data/lift --policy-folder runs/clone_20_3 $(ONLY_CLONE)
+	$(BIN)/rla-gym collect Lift --episodes 4100 --out data/lift $(ONLY_GRASPS)
 	touch $@
 
 worlds/lift/success.json: data/lift/complete
