@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from agents.policy import Policy, choose_device, load_policy
 from agents.statistics import wilson_interval
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.checkpoint import save_json
+from world_models.world_model import read_config, world_folder
 
 
 @dataclass
@@ -46,6 +48,8 @@ class EvaluateConfig:
     """Simulators in a process each or in this one (a script needs ``if __name__ == "__main__":`` for processes)."""
     placement: str = "standard"
     """Where the simulator puts the object: ``standard`` or ``wide``."""
+    starts: Literal["demonstrations", "simulator"] = "demonstrations"
+    """Where dreams begin: at demonstrations' first frames, or at the simulator's first pictures of the same seeds."""
     world: str | None = None
     """World whose encoder (and, in a dream, dynamics) is used; None takes the policy's."""
     dynamics: Literal["flow", "regression"] = "flow"
@@ -89,7 +93,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Play ``config.episodes`` episodes with fixed seeds and the policy's mean action; write rows, show the table.
 
     In the simulator episode i is reset with seed ``seed_start + i``. In a dream it is slot i of seed ``seed_start``,
-    from a demonstration's first frame. Either way two policies meet the same episodes, whatever ``num_envs``.
+    from a demonstration's first frame, or from what the simulator's camera shows of its own episode i. Either way two
+    policies meet the same episodes, whatever ``num_envs``.
 
     Raises:
         ValueError: unknown environment id, a setting out of range, or the policy does not fit the environment.
@@ -108,6 +113,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     low, high = wilson_interval(int(successes.sum()), config.episodes)
     setting = f"dynamics={config.dynamics}" if dreams else f"placement={config.placement}"
+    if dreams and config.starts == "simulator":
+        setting += f",placement={config.placement}"
     row = {
         "bench": "evaluate",
         "task": gym.spec(config.env).kwargs["task"],
@@ -263,6 +270,12 @@ def _play_dream(
     """Episode i is slot i of one seed: batches of slots, each of its own number, are the same for any num_envs."""
     successes, returns, control_steps = _outcomes(config.episodes)
     side_by_side = config.num_envs or 50
+    pictures: Pictures | None = None
+    if config.starts == "simulator":
+        task = gym.spec(config.env).kwargs["task"]
+        pictures = first_pictures(task, config.placement, config.seed_start, config.episodes)
+        if not read_config(world_folder(world)).proprioception:
+            pictures = {"rgb": pictures["rgb"]}
     for first in range(0, config.episodes, side_by_side):
         count = min(side_by_side, config.episodes - first)
         envs = gym.make_vec(
@@ -284,7 +297,8 @@ def _play_dream(
         success = torch.zeros_like(playing)
         total = torch.zeros(count, device=device)
         steps = torch.zeros(count, dtype=torch.int64, device=device)
-        observations, _ = envs.reset(seed=config.seed_start)
+        options = None if pictures is None else {name: of[first : first + count] for name, of in pictures.items()}
+        observations, _ = envs.reset(seed=config.seed_start, options=options)
         for chunk in range(config.max_chunks):
             actions = policy.act(observations, torch.full((count,), chunk, device=device))
             observations, rewards, terminated, truncated, infos = envs.step(actions)
@@ -299,6 +313,24 @@ def _play_dream(
         for good in success.tolist():
             progress(good)
     return successes, returns, control_steps
+
+
+Pictures = dict[str, np.ndarray]
+"""Reset options of a dream: rgb (n, H, W, 3) uint8 and proprioception (n, R) float32."""
+
+
+@cache
+def first_pictures(task: str, placement: str, seed_start: int, episodes: int) -> Pictures:
+    """What camera and senses say at the beginning of the simulator's episodes, for a dream's reset options.
+
+    Kept for the life of the process: every policy of a comparison dreams on from the same pictures.
+    """
+    env = gym.make(f"Robosuite-{task}-v0", obs=("rgb", "proprioception"), placement=placement)
+    try:
+        shown = [env.reset(seed=seed_start + episode)[0] for episode in range(episodes)]
+    finally:
+        env.close()
+    return {name: np.stack([picture[name] for picture in shown]) for name in ("rgb", "proprioception")}
 
 
 def _outcomes(episodes: int) -> Outcomes:

@@ -11,7 +11,7 @@ from agents.evaluate import EvaluateConfig, evaluate
 
 
 class Outcomes(NamedTuple):
-    """Success of each episode ``(N,)`` bool in the simulator and in the dream, and the task's name."""
+    """Success of each episode ``(N,)`` bool, in the simulator and dreamed on from its first picture; and the task."""
 
     real: np.ndarray
     dream: np.ndarray
@@ -19,7 +19,7 @@ class Outcomes(NamedTuple):
 
 
 def real_and_dreamed(config: EvaluateConfig) -> Outcomes:
-    """Evaluate a policy as ``config`` says in the simulator, and in the dream of the same task."""
+    """Evaluate a policy as ``config`` says in the simulator, and in the dream from the very same initial states."""
     real = evaluate(config)
-    dream = evaluate(replace(config, env=f"RLAWM-{real.row['task']}-v0"))
+    dream = evaluate(replace(config, env=f"RLAWM-{real.row['task']}-v0", starts="simulator"))
     return Outcomes(real.successes, dream.successes, real.row["task"])

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from agents.blind import BlindConfig, make_blind
-from agents.evaluate import EvaluateConfig, evaluate, print_table
+from agents.evaluate import EvaluateConfig, evaluate, first_pictures, print_table
 from agents.policy import TokenPolicy
 from agents.statistics import bootstrap_mean, paired_difference, wilson_interval
 from rewards.success import SuccessDetector
@@ -217,3 +217,16 @@ def test_simulator_episodes_do_not_depend_on_num_envs(policy: Path, tmp_path: Pa
     assert frames[0].shape == (464, 768, 3)
     assert len(frames) == 1 + 8 + 1 + 20  # first frame, a chunk, the verdict and a second to read it
     assert frames[0].std() > 10
+
+
+def test_a_dream_goes_on_from_the_simulators_first_pictures(dream: EvaluateConfig) -> None:
+    pytest.importorskip("robosuite")
+    config = dataclasses.replace(dream, starts="simulator", episodes=4, seed_start=500_000)
+    one, two = (evaluate(dataclasses.replace(config, num_envs=count)) for count in (1, 4))
+    assert np.allclose(one.returns, two.returns, atol=1e-4)
+    assert one.row["setting"] == "dynamics=flow,placement=standard"
+    pictures = first_pictures("Lift", "standard", 500_000, 4)
+    assert pictures["rgb"].shape[0] == 4
+    assert not np.array_equal(pictures["rgb"][0], pictures["rgb"][1])
+    elsewhere = evaluate(dataclasses.replace(config, placement="wide"))
+    assert not np.allclose(one.returns, elsewhere.returns)
