@@ -59,7 +59,7 @@ class PPOConfig:
     """Video-aligned reward; ``sparse`` pays the bonus alone."""
     success_bonus: float = 1.0
     """Added when the dream sees success."""
-    starts: Literal["mixed", "first", "everywhere"] = "mixed"
+    starts: Literal["mixed", "first", "everywhere"] = "everywhere"
     """Episodes start at demonstrations' first frames, half of them at a random frame, or else at any first state."""
     uncertainty_penalty: float = 0.0
     """Taken off the reward per unit of the dream's uncertainty (MOPO, arXiv 2005.13239)."""

@@ -89,7 +89,7 @@ class TrainConfig:
     pushed_chunks: int = 3
     first_frame_share: float = 0.15
     demonstrations: int = 32
-    first_states: int = 256
+    first_states: int = 512
     device: str = "auto"
     threads: int = 0
     seed: int = 0
