@@ -128,7 +128,7 @@ def plot_reward_alignment(rows: list[Row], path: Path) -> None:
         axis.set_xticks(np.arange(len(methods)) + 0.4, methods, rotation=60, ha="right")
         axis.set(title=metric.replace("_", " "))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, path)
 
 
