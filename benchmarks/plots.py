@@ -124,7 +124,8 @@ def plot_reward_alignment(rows: list[Row], path: Path) -> None:
             below = values - [row.value if row.low is None else row.low for row in chosen.values()]
             above = np.array([row.value if row.high is None else row.high for row in chosen.values()]) - values
             width = 0.75 / len(settings)
-            axis.bar(places, values, width, align="edge", yerr=[below, above], label=setting, error_kw={"linewidth": 1})
+            interval = np.maximum([below, above], 0)  # few resamples may miss the value itself
+            axis.bar(places, values, width, align="edge", yerr=interval, label=setting, error_kw={"linewidth": 1})
         axis.set_xticks(np.arange(len(methods)) + 0.4, methods, rotation=60, ha="right")
         axis.set(title=metric.replace("_", " "))
         axis.spines[["top", "right"]].set_visible(False)
