@@ -171,6 +171,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 def print_table(rows: list[dict[str, Any]], console: Console | None = None) -> None:
     """Print result rows of success rates as a table; intervals are 95 % Wilson intervals."""
     table = Table("method", "task", "success", "setting", "%", "95 % interval", "n", box=box.SIMPLE)
+    table.columns[3].overflow = "fold"
     for row in rows:
         place = "in the dream" if row["metric"].startswith("dream") else "simulator"
         interval = "" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"

@@ -30,7 +30,7 @@ class DemoConfig:
 
     world: str = "lift"
     demonstrations: int = 10
-    iterations: int = 80
+    iterations: int = 200
     episodes: int = 50
     seed: int = 0
     out: Path = Path("runs/demo")
