@@ -19,7 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tqdm import tqdm
 
 import rla_gym  # noqa: F401  registers the environments
@@ -170,8 +170,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
 def print_table(rows: list[dict[str, Any]], console: Console | None = None) -> None:
     """Print result rows of success rates as a table; intervals are 95 % Wilson intervals."""
-    table = Table("method", "task", "success", "setting", "%", "95 % interval", "n", box=box.SIMPLE)
-    table.columns[3].overflow = "fold"
+    setting = Column("setting", overflow="fold")
+    table = Table("method", "task", "success", setting, "%", "95 % interval", "n", box=box.SIMPLE)
     for row in rows:
         place = "in the dream" if row["metric"].startswith("dream") else "simulator"
         interval = "" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"

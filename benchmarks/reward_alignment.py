@@ -14,14 +14,15 @@ from agents.evaluate import command_line, describe_hardware
 from benchmarks.held_out import HeldOut, held_out_episodes
 from benchmarks.plots import plot_reward_alignment
 from benchmarks.results import Row, print_rows, today, write_rows
-from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, simulator_states
+from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, auroc, simulator_states
 from rewards import SuccessDetector, make_reward
 from rewards.video_aligned import REWARDS
 from rla_gym.starts import nearest_demonstration
+from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features
 from world_models.open_loop import open_loop
-from world_models.world_model import dynamics_in, load_encoder, load_world, world_folder
+from world_models.world_model import dynamics_in, load_encoder, load_model, read_config, world_folder
 
 SUCCESS_PROBABILITY = "success probability"
 """Beside the environment's rewards: what its detector says, before the threshold."""
@@ -54,19 +55,6 @@ class RewardAlignmentConfig:
     out: Path = Path("benchmarks/results/reward_alignment.json")
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What one reward says of E episodes of M chunks.
-
-    Attributes:
-        alignment: after each chunk ``(E, M)``.
-        returns: of the episode, as the environment pays them: with the bonus, and ended by success ``(E,)``.
-    """
-
-    alignment: np.ndarray
-    returns: np.ndarray
-
-
 def run(config: RewardAlignmentConfig) -> list[Row]:
     """Score real and imagined episodes by every reward, print, write JSON and picture; returns the rows.
 
@@ -74,48 +62,42 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
         ValueError: the data lack simulator columns, no episode is long enough, or none succeeds or none fails.
     """
     folder = world_folder(config.world)
-    dataset = EpisodeDataset(config.data)
-    states = simulator_states(dataset)
+    dataset, world = EpisodeDataset(config.data), read_config(folder)
     features = cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache")
+    held_out = held_out_episodes(
+        dataset, config.split, torch.from_numpy(features), simulator_states(dataset), chunks=config.chunks,
+        length=world.chunk_length,
+    )  # fmt: skip
+    solved = held_out.lifted.any(axis=1)
+    if solved.all() or not solved.any():
+        raise ValueError(f"every {config.split} episode has the same outcome; rewards cannot be told apart by them")
+
     detector = SuccessDetector.load(folder)
+    shown = {"real frames": (held_out.real, detector.threshold)}
+    for dynamics in dynamics_in(folder):
+        imagined = open_loop(load_model(folder, dynamics), held_out.start, held_out.actions).features
+        shown[f"dreamed, {dynamics}"] = imagined, detector.dream_threshold(dynamics)
+    demonstrations = Demonstrations.load(folder / "starts.safetensors")
+    followed = nearest_demonstration(demonstrations, held_out.start)
+    rewards = {name: make_reward(name, demonstrations) for name in REWARDS}
+
     rows: list[Row] = []
     facts = (describe_hardware(), today(), command_line())
-    for dynamics in dynamics_in(folder):
-        world = load_world(folder, dynamics=dynamics)
-        held_out = held_out_episodes(
-            dataset, config.split, torch.from_numpy(features), states, chunks=config.chunks,
-            length=world.model.chunk_length,
-        )  # fmt: skip
-        solved = held_out.lifted.any(axis=1)
-        if solved.all() or not solved.any():
-            raise ValueError(f"every {config.split} episode has the same outcome; rewards cannot be told apart by them")
-        shown = {"real frames": (held_out.real, detector.threshold)} if not rows else {}
-        imagined = open_loop(world.model, held_out.start, held_out.actions).features
-        shown[f"dreamed, {dynamics}"] = (imagined, detector.dream_threshold(dynamics))
-        followed = nearest_demonstration(world.demonstrations, held_out.start)
-        for setting, (seen, threshold) in shown.items():
-            probability = torch.stack([detector.probability(part) for part in seen.unbind(1)], dim=1)
-            for name in (*REWARDS, SUCCESS_PROBABILITY):
-                if name == SUCCESS_PROBABILITY:
-                    alignment = probability
-                    returns = probability.amax(dim=1)
-                else:
-                    reward = make_reward(name, world.demonstrations)
-                    length = world.model.chunk_length
-                    alignment = torch.stack(
-                        [
-                            reward(part, followed, torch.full_like(followed, (chunk + 1) * length))
-                            for chunk, part in enumerate(seen.unbind(1))
-                        ],
-                        dim=1,
-                    )
-                    returns = episode_returns(alignment, probability >= threshold, config.success_bonus)
-                scores = Scores(alignment.numpy(), returns.numpy())
-                for metric, value, low, high in _measure(scores, held_out, config.resamples):
-                    rows.append(
-                        Row("reward_alignment", world.model.config.task, name, metric, setting, value, low, high,
-                            len(solved), config.split, "1", *facts)
-                    )  # fmt: skip
+    for setting, (seen, threshold) in shown.items():
+        probability = torch.stack([detector.probability(part) for part in seen.unbind(1)], dim=1)
+        scores = {}
+        for name, reward in rewards.items():
+            times = [torch.full_like(followed, chunk * world.chunk_length) for chunk in range(1, config.chunks + 1)]
+            paid = [reward(part, followed, time) for part, time in zip(seen.unbind(1), times, strict=True)]
+            alignment = torch.stack(paid, dim=1)
+            scores[name] = alignment, episode_returns(alignment, probability >= threshold, config.success_bonus)
+        scores[SUCCESS_PROBABILITY] = probability, probability.amax(dim=1)
+        for name, (alignment, returns) in scores.items():
+            for metric, value, low, high in _measure(alignment.numpy(), returns.numpy(), held_out, config.resamples):
+                rows.append(
+                    Row("reward_alignment", world.task, name, metric, setting, value, low, high, len(solved),
+                        config.split, "1", *facts)
+                )  # fmt: skip
     write_rows(config.out, rows)
     plot_reward_alignment(rows, config.out.with_suffix(".png"))
     print_rows(rows, f"rewards, {len(solved)} {config.split} episodes")
@@ -146,16 +128,17 @@ def true_progress(truth: np.ndarray, start: np.ndarray) -> np.ndarray:
     return 1 - np.tanh(10 * apart) + height.clip(0, 1)
 
 
-def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Chance that a positive scores above a negative; ties count half. NaN where either is missing."""
-    if positive.all() or not positive.any():
-        return float("nan")
-    statistic = stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
-    return float(statistic / (positive.sum() * (~positive).sum()))
+def _measure(
+    alignment: np.ndarray, returns: np.ndarray, held_out: HeldOut, resamples: int
+) -> list[tuple[str, float, float, float]]:
+    """Metrics of one reward with 95 % intervals, resampled over episodes.
 
-
-def _measure(scores: Scores, held_out: HeldOut, resamples: int) -> list[tuple[str, float, float, float]]:
-    """Metrics of one reward with 95 % intervals, resampled over episodes."""
+    Args:
+        alignment: after each chunk (E, M).
+        returns: of the episodes (E,), as the environment pays them: with the bonus, and ended by success.
+        held_out: what really happened.
+        resamples: of the bootstrap.
+    """
     truth = held_out.truth.numpy()
     # At rest the object's lowest height is where it began: the first frame shows it before it has dropped.
     progress = true_progress(truth, truth[:, :, 2].min(axis=1))
@@ -163,13 +146,13 @@ def _measure(scores: Scores, held_out: HeldOut, resamples: int) -> list[tuple[st
     generator = np.random.default_rng(0)
 
     def all_of(pick: np.ndarray) -> dict[str, float]:
-        alignment, returns, lifted = scores.alignment[pick], scores.returns[pick], solved[pick]
-        told = {"success_auroc": auroc(returns, lifted)}
+        steps, paid, lifted = alignment[pick], returns[pick], solved[pick]
+        told = {"success_auroc": auroc(paid, lifted)}
         tempting = lifted | close[pick]
-        told["close_failure_preferred_rate"] = 1 - auroc(returns[tempting], lifted[tempting])
-        if np.ptp(alignment) > 0:
-            told["progress_spearman"] = float(stats.spearmanr(alignment.ravel(), progress[pick].ravel()).statistic)
-            told["alignment_auroc"] = auroc(alignment.sum(axis=1), lifted)
+        told["close_failure_preferred_rate"] = 1 - auroc(paid[tempting], lifted[tempting])
+        if np.ptp(steps) > 0:
+            told["progress_spearman"] = float(stats.spearmanr(steps.ravel(), progress[pick].ravel()).statistic)
+            told["alignment_auroc"] = auroc(steps.sum(axis=1), lifted)
         return told
 
     count = len(solved)

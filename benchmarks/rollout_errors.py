@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from benchmarks.probes import AttentiveProbe
@@ -98,7 +99,17 @@ def simulator_states(dataset: EpisodeDataset) -> Tensor:
 
 def worst_tenth_auroc(error: np.ndarray, uncertainty: np.ndarray) -> float:
     """Chance that a prediction of the worst tenth got a higher uncertainty than one of the others."""
-    worst = error >= np.quantile(error, 0.9)
-    ranks = uncertainty.ravel().argsort().argsort() + 1.0
-    positives, negatives = int(worst.sum()), int((~worst).sum())
-    return float((ranks[worst.ravel()].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return auroc(uncertainty.ravel(), (error >= np.quantile(error, 0.9)).ravel())
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Chance that a positive scores above a negative; ties count half. NaN where either is missing.
+
+    Args:
+        scores: (n,) floats.
+        positive: (n,) bool.
+    """
+    if positive.all() or not positive.any():
+        return float("nan")
+    statistic = stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
+    return float(statistic / (positive.sum() * (~positive).sum()))

@@ -12,7 +12,8 @@ from agents.statistics import mean_over_seeds, paired_difference, seeds_and_stat
 from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.ranking import compare, mean_maximum_rank_violation
 from benchmarks.results import Row, print_rows, read_rows, write_rows
-from benchmarks.reward_alignment import auroc, episode_returns, true_progress
+from benchmarks.reward_alignment import episode_returns, true_progress
+from benchmarks.rollout_errors import auroc
 
 
 def row(**changes: object) -> Row:

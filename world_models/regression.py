@@ -85,8 +85,7 @@ class FeatureRegression(nn.Module):
             error: error ``(B, L)`` expected of each token of a state that was itself predicted; None for real ones.
         """
         channels = features.shape[2]
-        present = untile(features[:, -1:], self.readings) if self.readings else None
-        chunk, foretold = self.chunk_encoder(actions, lengths, present, features[:, :-1] if self.readings else None)
+        chunk, foretold, present = self._read_chunk(features, actions, lengths)
         tokens = self.mixer(features, chunk)
         residual = self.residual_out(tokens)
         if foretold is not None and present is not None:
@@ -129,9 +128,18 @@ class FeatureRegression(nn.Module):
             lengths: valid steps ``(B,)`` int64 of each chunk.
             target: states ``(B, L, C)`` after the chunks.
         """
-        present = untile(features[:, -1:], self.readings)
-        _, foretold = self.chunk_encoder(actions, lengths, present, features[:, :-1])
+        _, foretold, _ = self._read_chunk(features, actions, lengths)
+        assert foretold is not None
         return readings_loss(foretold, untile(target[:, -1:], self.readings))
+
+    def _read_chunk(
+        self, features: Tensor, actions: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Embedding ``(B, W)`` of the chunk, foretold readings ``(B, 2, R)`` and present ones ``(B, R)``, if any."""
+        if not self.readings:
+            return *self.chunk_encoder(actions, lengths), None
+        present = untile(features[:, -1:], self.readings)
+        return *self.chunk_encoder(actions, lengths, present, features[:, :-1]), present
 
 
 def readings_loss(foretold: Tensor, actual: Tensor) -> Tensor:
