@@ -6,6 +6,7 @@ GL_PACKAGES := libegl1 libgl1 libosmesa6
 ONLY_POLICY := --policy 1 --expert 0 --noisy 0 --near-miss 0 --play 0
 ONLY_CLONE := $(ONLY_POLICY) --policy-noise 0.1
 ONLY_GRASPS := --grasp 1 --expert 0 --noisy 0 --near-miss 0 --play 0
+ONLY_HASTY_GRASPS := --hasty-grasp 1 --expert 0 --noisy 0 --near-miss 0 --play 0
 CLONES := 5_2 10_0 10_1 20_3
 MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 
@@ -65,6 +66,7 @@ data/lift/complete: $(CLONES:%=runs/clone_%/policy.safetensors)
 	$(BIN)/rla-gym collect Lift --episodes 2550 --out data/lift --policy-folder runs/clone_10_1 $(ONLY_CLONE)
 	$(BIN)/rla-gym collect Lift --episodes 2800 --out data/lift --policy-folder runs/clone_20_3 $(ONLY_CLONE)
 	$(BIN)/rla-gym collect Lift --episodes 4100 --out data/lift $(ONLY_GRASPS)
+	$(BIN)/rla-gym collect Lift --episodes 5400 --out data/lift $(ONLY_HASTY_GRASPS)
 	touch $@
 
 worlds/lift/success.json: data/lift/complete

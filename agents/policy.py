@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
 
 
 class Policy(nn.Module):
-    """What every policy offers; `TokenPolicy` and `agents.blind.BlindPolicy` are the kinds.
+    """What every policy offers; `TokenPolicy`, `agents.blind.BlindPolicy` and `agents.planner.Planner` are the kinds.
 
     Attributes:
         kind: name of the kind in ``config.json``.
@@ -88,7 +88,7 @@ class Policy(nn.Module):
 
     @property
     def method(self) -> str:
-        """Name in result rows: ``"bc"``, ``"ppo"``, ``"sb3_ppo"``, ``"blind"``; the kind where none was saved."""
+        """Name in result rows: ``"bc"``, ``"ppo"``, ``"blind"``, ``"cem"`` and so on; the kind where none was saved."""
         return str(self.facts.get("method", self.kind))
 
     def save(self, folder: str | Path) -> Path:
@@ -214,6 +214,7 @@ def load_policy(folder: str | Path, device: str | torch.device = "cpu") -> Polic
         ValueError: unknown kind, or the two files do not fit together.
     """
     from agents.blind import BlindPolicy
+    from agents.planner import Planner
 
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -221,7 +222,7 @@ def load_policy(folder: str | Path, device: str | torch.device = "cpu") -> Polic
             raise FileNotFoundError(
                 f"{folder} is no policy folder: it has no {name}; give the --out of `rla-gym agent bc` or `agent ppo`"
             )
-    classes: dict[str, type[Policy]] = {TokenPolicy.kind: TokenPolicy, BlindPolicy.kind: BlindPolicy}
+    classes: dict[str, type[Policy]] = {kind.kind: kind for kind in (TokenPolicy, BlindPolicy, Planner)}
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         policy_class = classes[config["kind"]]

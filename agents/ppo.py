@@ -55,7 +55,7 @@ class PPOConfig:
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
 
-    reward: Literal["corresponding", "goal", "progress", "sparse"] = "corresponding"
+    reward: Literal["corresponding", "goal", "progress", "success_probability", "sparse"] = "corresponding"
     """Video-aligned reward; ``sparse`` pays the bonus alone."""
     success_bonus: float = 1.0
     """Added when the dream sees success."""

@@ -46,7 +46,7 @@ class SB3PPOConfig:
     """Of dreams, exploration and minibatches."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``, for dream and learner."""
-    reward: Literal["corresponding", "goal", "progress", "sparse"] = "corresponding"
+    reward: Literal["corresponding", "goal", "progress", "success_probability", "sparse"] = "corresponding"
     """Video-aligned reward; ``sparse`` pays the bonus alone."""
     success_bonus: float = 1.0
     """Added when the dream sees success."""

@@ -24,9 +24,7 @@ from world_models.data.feature_cache import cache_features
 from world_models.open_loop import open_loop
 from world_models.world_model import dynamics_in, load_encoder, load_model, read_config, world_folder
 
-SUCCESS_PROBABILITY = "success probability"
-"""Beside the environment's rewards: what its detector says, before the threshold."""
-CLOSE_FAILURES = ("near_miss", "grasp")
+CLOSE_FAILURES = ("near_miss", "grasp", "hasty_grasp")
 """Kinds of episodes whose failures are grasps that nearly held: what a policy under training is tempted by."""
 
 
@@ -79,7 +77,7 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
         shown[f"dreamed, {dynamics}"] = imagined, detector.dream_threshold(dynamics)
     demonstrations = Demonstrations.load(folder / "starts.safetensors")
     followed = nearest_demonstration(demonstrations, held_out.start)
-    rewards = {name: make_reward(name, demonstrations) for name in REWARDS}
+    rewards = {name: make_reward(name, demonstrations, detector) for name in REWARDS}
 
     rows: list[Row] = []
     facts = (describe_hardware(), today(), command_line())
@@ -91,7 +89,6 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
             paid = [reward(part, followed, time) for part, time in zip(seen.unbind(1), times, strict=True)]
             alignment = torch.stack(paid, dim=1)
             scores[name] = alignment, episode_returns(alignment, probability >= threshold, config.success_bonus)
-        scores[SUCCESS_PROBABILITY] = probability, probability.amax(dim=1)
         for name, (alignment, returns) in scores.items():
             for metric, value, low, high in _measure(alignment.numpy(), returns.numpy(), held_out, config.resamples):
                 rows.append(

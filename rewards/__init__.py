@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from rewards.success import SuccessDetector, fit_success_detector
-from rewards.video_aligned import CorrespondingReward, GoalReward, ProgressReward, VideoAlignedReward, make_reward
+from rewards.video_aligned import (
+    CorrespondingReward,
+    GoalReward,
+    ProgressReward,
+    SuccessProbabilityReward,
+    VideoAlignedReward,
+    make_reward,
+)
 
 __all__ = [
     "CorrespondingReward",
     "GoalReward",
     "ProgressReward",
     "SuccessDetector",
+    "SuccessProbabilityReward",
     "VideoAlignedReward",
     "fit_success_detector",
     "make_reward",

@@ -1,4 +1,4 @@
-"""Rewards that compare dreamed features with the features of a demonstration's video."""
+"""Rewards from dreamed features: near to a demonstration's video, or as sure of success as those who saw many."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rewards.success import SuccessDetector
 from world_models.data.demonstrations import Demonstrations
 
 
@@ -87,22 +88,31 @@ class ProgressReward:
         return self.progress(features) - 1.0
 
 
+class SuccessProbabilityReward:
+    """Minus the success detector's probability that the task is not solved: it knows failures, but no clock."""
+
+    def __init__(self, detector: SuccessDetector) -> None:
+        self._detector = detector
+
+    def __call__(self, features: Tensor, demonstration: Tensor, time: Tensor) -> Tensor:
+        """See :meth:`VideoAlignedReward.__call__`; neither ``demonstration`` nor ``time`` is used."""
+        return self._detector.probability(features) - 1.0
+
+
 class SparseReward:
     """Nothing on the way: what is paid is the environment's bonus for success."""
-
-    def __init__(self, demonstrations: Demonstrations) -> None:
-        pass
 
     def __call__(self, features: Tensor, demonstration: Tensor, time: Tensor) -> Tensor:
         """Zeros (B,) float32; see :meth:`VideoAlignedReward.__call__`."""
         return features.new_zeros(len(features))
 
 
-REWARDS: dict[str, Callable[[Demonstrations], VideoAlignedReward]] = {
-    "corresponding": CorrespondingReward,
-    "goal": GoalReward,
-    "progress": ProgressReward,
-    "sparse": SparseReward,
+REWARDS: dict[str, Callable[[Demonstrations, SuccessDetector], VideoAlignedReward]] = {
+    "corresponding": lambda demonstrations, _: CorrespondingReward(demonstrations),
+    "goal": lambda demonstrations, _: GoalReward(demonstrations),
+    "progress": lambda demonstrations, _: ProgressReward(demonstrations),
+    "success_probability": lambda _, detector: SuccessProbabilityReward(detector),
+    "sparse": lambda _demonstrations, _detector: SparseReward(),
 }
 
 
@@ -113,10 +123,10 @@ def check_reward_name(name: str) -> str:
     return name
 
 
-def make_reward(name: str, demonstrations: Demonstrations) -> VideoAlignedReward:
-    """The reward called ``name``, one of :data:`REWARDS`, over the demonstrations, on their device.
+def make_reward(name: str, demonstrations: Demonstrations, detector: SuccessDetector) -> VideoAlignedReward:
+    """The reward called ``name``, one of :data:`REWARDS`, over a world's demonstrations and detector, on their device.
 
     Raises:
         ValueError: the name is unknown.
     """
-    return REWARDS[check_reward_name(name)](demonstrations)
+    return REWARDS[check_reward_name(name)](demonstrations, detector)

@@ -16,7 +16,8 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
 
   collect TASK             record episodes of a task in the simulator, as a LeRobotDataset
   train DATA --out WORLD   turn a folder of episodes into a world
-  agent bc|ppo|sb3|blind   train a policy on a world's demonstrations or in its dream
+  agent bc|ppo|sb3|iql|plan|blind
+                           train a policy on a world's demonstrations, in its dream, or on its data; or plan in it
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
   bench fidelity|latent-actions|reward-alignment|ablation|encoders|transfer|ranking
                            measure a world and its rewards, compare recipes or encoders, or what policies are worth in
@@ -71,7 +72,7 @@ def _train(arguments: list[str]) -> None:
 
 
 def _agent(arguments: list[str]) -> None:
-    name, rest = _choose("agent", arguments, ("bc", "ppo", "sb3", "blind"))
+    name, rest = _choose("agent", arguments, ("bc", "ppo", "sb3", "iql", "plan", "blind"))
     if name == "bc":
         from agents.bc import BCConfig, train_bc
 
@@ -84,6 +85,14 @@ def _agent(arguments: list[str]) -> None:
         from agents.sb3_ppo import SB3PPOConfig, train_sb3_ppo
 
         train_sb3_ppo(_configure(SB3PPOConfig, rest))
+    elif name == "iql":
+        from agents.iql import IQLConfig, train_iql
+
+        train_iql(_configure(IQLConfig, rest, "data"))
+    elif name == "plan":
+        from agents.planner import PlannerConfig, make_planner
+
+        make_planner(_configure(PlannerConfig, rest, "policy"))
     else:
         from agents.blind import BlindConfig, make_blind
 

@@ -70,7 +70,7 @@ class Dream:
         self._opened, self._model, self._detector = opened, model, opened.detector
         self._demonstrations = opened.world.demonstrations
         self._lengths: np.ndarray = self._demonstrations.lengths.cpu().numpy()
-        self._alignment = make_reward(reward, self._demonstrations)
+        self._alignment = make_reward(reward, self._demonstrations, self._detector)
         with torch.no_grad():
             solved = self._detector.first_success(self._demonstrations)
         self._starts = Starts(self._demonstrations, starts, self.chunk_length, solved)

@@ -57,7 +57,8 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         output: "numpy" or "torch".
         reward: minus the token distance to the demonstration at time t0 + m*K after m chunks from its frame t0
             ("corresponding") or to its last frame ("goal"), or minus the way left as the nearest frames of all
-            demonstrations tell it ("progress"), or nothing ("sparse"); the bonus comes on top.
+            demonstrations tell it ("progress"), or minus the probability of no success ("success_probability"), or
+            nothing ("sparse"); the bonus comes on top.
         success_bonus: added to the reward of a step that ends in success.
         terminate_on_success: whether success ends the episode.
         out_of_bounds: "clip" actions to [-1, 1], or "raise" an error for those beyond.

@@ -45,12 +45,12 @@ def test_expert_lifts_within_six_chunks(env: RobosuiteEnv) -> None:
     assert all(ends(env, "expert", range(5)))
 
 
-@pytest.mark.parametrize("kind", ["near_miss", "grasp"])
+@pytest.mark.parametrize("kind", ["near_miss", "grasp", "hasty_grasp"])
 def test_near_misses_have_both_outcomes(env: RobosuiteEnv, kind: str) -> None:
     assert 0 < sum(ends(env, kind, range(8))) < 8
 
 
-@pytest.mark.parametrize("kind", ["expert", "noisy", "near_miss", "play", "grasp"])
+@pytest.mark.parametrize("kind", ["expert", "noisy", "near_miss", "play", "grasp", "hasty_grasp"])
 def test_behaviours_are_deterministic_and_within_bounds(env: RobosuiteEnv, kind: str) -> None:
     runs = []
     for _ in range(2):

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from rewards import CorrespondingReward, GoalReward, ProgressReward, SuccessDetector, fit_success_detector, make_reward
+from rewards import (
+    CorrespondingReward,
+    GoalReward,
+    ProgressReward,
+    SuccessDetector,
+    SuccessProbabilityReward,
+    fit_success_detector,
+    make_reward,
+)
 from world_models.data.demonstrations import Demonstrations
 
 TOKENS, CHANNELS = 9, 6
@@ -24,8 +32,16 @@ def demonstrations() -> Demonstrations:
     return Demonstrations.stack(features, [torch.zeros(length, 4) for length in lengths])
 
 
-def test_corresponding_reward_is_minus_token_l1_at_that_frame(demonstrations: Demonstrations) -> None:
-    reward = make_reward("corresponding", demonstrations)
+@pytest.fixture(scope="module")
+def detector() -> SuccessDetector:
+    torch.manual_seed(0)
+    return SuccessDetector(TOKENS, CHANNELS).requires_grad_(False)
+
+
+def test_corresponding_reward_is_minus_token_l1_at_that_frame(
+    demonstrations: Demonstrations, detector: SuccessDetector
+) -> None:
+    reward = make_reward("corresponding", demonstrations, detector)
     state = torch.randn(3, TOKENS, CHANNELS)
     index, time = torch.tensor([0, 1, 1]), torch.tensor([2, 7, 0])
     expected = [-(state[i] - demonstrations.features[d, t].float()).abs().mean() for i, (d, t) in
@@ -34,15 +50,17 @@ def test_corresponding_reward_is_minus_token_l1_at_that_frame(demonstrations: De
     assert isinstance(reward, CorrespondingReward)
 
 
-def test_beyond_its_end_a_demonstration_shows_its_last_frame(demonstrations: Demonstrations) -> None:
-    reward = make_reward("corresponding", demonstrations)
+def test_beyond_its_end_a_demonstration_shows_its_last_frame(
+    demonstrations: Demonstrations, detector: SuccessDetector
+) -> None:
+    reward = make_reward("corresponding", demonstrations, detector)
     last = demonstrations.features[:1, 4].float()
     assert reward(last, torch.tensor([0]), torch.tensor([400])) == 0
     assert reward(last, torch.tensor([0]), torch.tensor([3])) < 0
 
 
-def test_goal_reward_does_not_know_the_time(demonstrations: Demonstrations) -> None:
-    reward = make_reward("goal", demonstrations)
+def test_goal_reward_does_not_know_the_time(demonstrations: Demonstrations, detector: SuccessDetector) -> None:
+    reward = make_reward("goal", demonstrations, detector)
     goal = torch.stack([demonstrations.features[0, 4], demonstrations.features[1, 7]]).float()
     for time in (0, 3, 99):
         assert torch.equal(reward(goal, torch.tensor([0, 1]), torch.tensor([time, time])), torch.zeros(2))
@@ -50,10 +68,12 @@ def test_goal_reward_does_not_know_the_time(demonstrations: Demonstrations) -> N
     assert isinstance(reward, GoalReward)
 
 
-def test_progress_rises_along_a_demonstration_at_any_speed(demonstrations: Demonstrations) -> None:
+def test_progress_rises_along_a_demonstration_at_any_speed(
+    demonstrations: Demonstrations, detector: SuccessDetector
+) -> None:
     line = torch.linspace(0, 1, 200)[:, None, None] * torch.randn(1, TOKENS, CHANNELS)
     straight = Demonstrations.stack([line, line[::2]], [torch.zeros(200, 4), torch.zeros(100, 4)])
-    reward = make_reward("progress", straight)
+    reward = make_reward("progress", straight, detector)
     assert isinstance(reward, ProgressReward)
     for clock in (0, 50):
         told = reward(line[::10], torch.zeros(20, dtype=torch.int64), torch.full((20,), clock))
@@ -61,15 +81,30 @@ def test_progress_rises_along_a_demonstration_at_any_speed(demonstrations: Demon
         torch.testing.assert_close(told, torch.linspace(-1, -9 / 199, 20), atol=0.03, rtol=0)
 
 
-def test_sparse_reward_pays_nothing_on_the_way(demonstrations: Demonstrations) -> None:
-    reward = make_reward("sparse", demonstrations)
+def test_success_probability_is_what_the_detector_lacks_of_certainty(
+    demonstrations: Demonstrations, detector: SuccessDetector
+) -> None:
+    reward = make_reward("success_probability", demonstrations, detector)
+    state = 3 * torch.randn(4, TOKENS, CHANNELS)
+    told = [reward(state, torch.tensor(d), torch.tensor(t)) for d, t in (([0] * 4, [0] * 4), ([1] * 4, [7] * 4))]
+    torch.testing.assert_close(told[0], detector.probability(state) - 1)
+    assert torch.equal(*told)
+    assert ((told[0] > -1) & (told[0] < 0)).all()
+    assert isinstance(reward, SuccessProbabilityReward)
+
+
+def test_sparse_reward_pays_nothing_on_the_way(demonstrations: Demonstrations, detector: SuccessDetector) -> None:
+    reward = make_reward("sparse", demonstrations, detector)
     paid = reward(demonstrations.features[:, 0].float(), torch.tensor([0, 1]), torch.tensor([0, 3]))
     assert torch.equal(paid, torch.zeros(2))
 
 
-def test_an_unknown_reward_names_the_known_ones(demonstrations: Demonstrations) -> None:
-    with pytest.raises(ValueError, match=r"unknown reward 'shaped'.*'corresponding', 'goal', 'progress', 'sparse'"):
-        make_reward("shaped", demonstrations)
+def test_an_unknown_reward_names_the_known_ones(demonstrations: Demonstrations, detector: SuccessDetector) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"unknown reward 'shaped'.*'corresponding', 'goal', 'progress', 'success_probability', 'sparse'",
+    ):
+        make_reward("shaped", demonstrations, detector)
 
 
 def episodes(count: int, *, seed: int = 0) -> tuple[list[torch.Tensor], np.ndarray, np.ndarray]:

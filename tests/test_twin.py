@@ -21,7 +21,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import rla_gym
-from rewards import make_reward
+from rewards import SuccessDetector, make_reward
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.vector import RobosuiteVectorEnv
 from rla_gym.observations import OBSERVATIONS, pool
@@ -76,10 +76,11 @@ def test_the_checker_accepts_every_observation(env: RobosuiteEnv) -> None:
     check_env(env, skip_render_check=True)
 
 
-@pytest.mark.parametrize("reward", ["corresponding", "goal"])
+@pytest.mark.parametrize("reward", ["corresponding", "goal", "success_probability"])
 def test_video_aligned_reward_is_that_of_real_features(env: RobosuiteEnv, world: str, reward: str) -> None:
-    demonstrations = load_world(world).demonstrations
-    distance = make_reward(reward, demonstrations)
+    opened = load_world(world)
+    demonstrations = opened.demonstrations
+    distance = make_reward(reward, demonstrations, SuccessDetector.load(opened.folder))
     vector = RobosuiteVectorEnv(1, world=world, reward=reward, success_bonus=3.0)
     obs, info = vector.reset(seed=5)
     first = demonstrations.features[:, 0].float()

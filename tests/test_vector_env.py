@@ -118,12 +118,13 @@ def test_editing_an_observation_does_not_edit_the_dream(make: Make) -> None:
 # Reward, success and time
 
 
-@pytest.mark.parametrize("reward", ["corresponding", "goal", "progress", "sparse"])
+@pytest.mark.parametrize("reward", ["corresponding", "goal", "progress", "success_probability", "sparse"])
 @pytest.mark.parametrize("length", [None, 5])
 def test_reward_and_success_follow_their_definitions(make: Make, reward: str, length: int | None) -> None:
     env = make(4, reward=reward, success_bonus=3.0, chunk_length=length, terminate_on_success=False, output="torch")
     world = rla_gym.load_world(env.world)
-    detector, distance = SuccessDetector.load(world.folder), make_reward(reward, world.demonstrations)
+    detector = SuccessDetector.load(world.folder)
+    distance = make_reward(reward, world.demonstrations, detector)
     demonstration, start = torch.tensor([0, 3, 5, 5]), torch.tensor([0, 7, 25, 29])
     chunk = length or K
     obs, info = env.reset(seed=0, options={"demo": demonstration, "t": start})

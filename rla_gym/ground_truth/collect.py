@@ -76,6 +76,7 @@ class CollectConfig:
         near_miss: share of grasps that fail or nearly fail.
         play: share of random motion around the object.
         grasp: share of grasps anywhere about the object, up to three an episode, some of which hold.
+        hasty_grasp: share of the same on the straight way there, closing before the hand has arrived, as policies do.
         policy: share of roll-outs of a policy; needs the ``policy`` argument of :func:`collect`.
         policy_noise: standard deviation of the action noise in roll-outs of the policy.
     """
@@ -92,6 +93,7 @@ class CollectConfig:
     near_miss: float = 0.30
     play: float = 0.20
     grasp: float = 0.0
+    hasty_grasp: float = 0.0
     policy: float = 0.0
     policy_noise: float = 0.2
 
@@ -445,10 +447,10 @@ def _print_table(dataset: EpisodeDataset, new: int, seconds: float) -> None:
     kinds = np.asarray(dataset.kinds)
     rows = [(kind, kinds == kind) for kind in KINDS if (kinds == kind).any()]
     rows.append(("all", np.ones(len(dataset), bool)))
-    print(f"{'kind':<10} {'episodes':>8} {'frames':>8} {'success':>8}")
+    print(f"{'kind':<11} {'episodes':>8} {'frames':>8} {'success':>8}")
     for name, chosen in rows:
         success = dataset.successes[chosen].mean()
-        print(f"{name:<10} {chosen.sum():>8} {dataset.lengths[chosen].sum():>8} {success:>8.1%}")
+        print(f"{name:<11} {chosen.sum():>8} {dataset.lengths[chosen].sum():>8} {success:>8.1%}")
     if new:
         print(f"{new} new episodes in {seconds:.0f} s, {60 * new / seconds:.0f} a minute")
     print(f"dataset: {dataset.root}")

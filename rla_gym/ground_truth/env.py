@@ -42,7 +42,8 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         output: ``"numpy"`` or ``"torch"`` (tensors on ``device``).
         reward: ``"sparse"`` (nothing but the bonus), or ``"corresponding"`` or ``"goal"``: minus the token distance to
             the demonstration whose first frame is nearest to the episode's, at the same time or at its end, or
-            ``"progress"``: minus the way left as the nearest frames of all demonstrations tell it.
+            ``"progress"``: minus the way left as the nearest frames of all demonstrations tell it, or
+            ``"success_probability"``: minus the probability of no success that the world's detector gives.
         success_bonus: added to the reward of a step that ends in success.
         terminate_on_success: whether success ends the episode.
         out_of_bounds: ``"clip"`` actions to [-1, 1], or ``"raise"`` an error for those beyond.

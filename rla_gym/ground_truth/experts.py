@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp")
+KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp", "hasty_grasp")
 """Every kind of episode that collection records."""
 
 State = dict[str, np.ndarray]
@@ -44,6 +44,8 @@ class Grasp:
         offset: (x, y) metres beside the cube's centre where the hand goes down. The fingers close along y.
         height: metres above the cube's centre at which they close.
         close_early: metres above ``height`` at which they begin to close, on the way down.
+        close_within: metres from that place at which they begin to close, on the straight way there, or where
+            something stops the hand; None: the hand goes over the cube, then down, and closes where it arrives.
         close_steps: control steps that they get before the lift.
         release_steps: control steps after the lift begins at which they open again; None: never.
         lift_height: metres above the table to which the hand lifts.
@@ -52,6 +54,7 @@ class Grasp:
     offset: tuple[float, float] = (0.0, 0.0)
     height: float = 0.0
     close_early: float = 0.0
+    close_within: float | None = None
     close_steps: int = 6
     release_steps: int | None = None
     lift_height: float = 0.14
@@ -109,6 +112,7 @@ class Grasper:
         self._phase = "reach"
         self._steps = 0
         self._closing_at = np.zeros(3)
+        self._nearest = np.inf
         self._lift_xy = np.zeros(2)
 
     @property
@@ -128,10 +132,12 @@ class Grasper:
         return self._command(self._gain * (target - eef) / _DELTA, gripper)
 
     def _enter(self, phase: str) -> None:
-        self._phase, self._steps = phase, 0
+        self._phase, self._steps, self._nearest = phase, 0, np.inf
 
     def _reach(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
         goal = cube + np.array([*grasp.offset, grasp.height])
+        if grasp.close_within is not None:
+            return goal, self._straight(goal, float(np.linalg.norm(goal - eef)), grasp.close_within)
         aside = float(np.linalg.norm(goal[:2] - eef[:2]))
         target = goal.copy()
         if aside > 0.015:  # stay above the cube until the fingers pass beside it
@@ -143,6 +149,16 @@ class Grasper:
             self._closing_at = goal
             self._enter("close")
         return target, _CLOSE if early else _OPEN
+
+    def _straight(self, goal: np.ndarray, distance: float, close_within: float) -> float:
+        """The gripper's command on the straight way to ``goal``; begins the closing where it is due."""
+        stopped = self._steps > 3 and distance > self._nearest - 0.002
+        self._nearest = min(self._nearest, distance)
+        if not (distance < close_within or stopped or self._steps > 26):
+            return _OPEN
+        self._closing_at = goal
+        self._enter("close")
+        return _CLOSE
 
     def _close(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
         if self._steps >= grasp.close_steps:
@@ -241,7 +257,7 @@ def make_behaviour(kind: str, rng: np.random.Generator) -> Behaviour:
     """A controller for one Lift episode of a kind.
 
     Args:
-        kind: ``"expert"``, ``"noisy"``, ``"near_miss"``, ``"play"`` or ``"grasp"``.
+        kind: any of :data:`KINDS` but ``"policy"``.
         rng: source of all chance; the controller keeps it.
 
     Raises:
@@ -274,16 +290,18 @@ def make_behaviour(kind: str, rng: np.random.Generator) -> Behaviour:
         )
     if kind == "play":
         return Player(rng, carry=rng.random() < 0.35)
-    if kind == "grasp":
+    if kind in ("grasp", "hasty_grasp"):
+        draw = _anywhere if kind == "grasp" else _in_passing
         return Grasper(
             rng,
-            [_anywhere(rng) for _ in range(3)],
+            [draw(rng) for _ in range(3)],
             noise=rng.uniform(0.02, 0.15),
             gain=rng.uniform(1.0, 1.8),
             start_steps=int(rng.integers(0, 4)),
             vary_gripper=rng.random() < 0.5,
         )
-    raise ValueError(f"unknown kind {kind!r}: scripted are 'expert', 'noisy', 'near_miss', 'play' and 'grasp'")
+    scripted = ", ".join(repr(name) for name in KINDS if name != "policy")
+    raise ValueError(f"unknown kind {kind!r}: scripted are {scripted}")
 
 
 def _lateral(rng: np.random.Generator) -> Grasp:
@@ -303,6 +321,13 @@ def _anywhere(rng: np.random.Generator) -> Grasp:
     """Anywhere about the cube, in one style whether it will hold or not: nothing but the place tells the outcome."""
     offset = (rng.uniform(-0.045, 0.045), rng.uniform(-0.035, 0.035))
     return _styled(rng, Grasp(offset, rng.uniform(-0.012, 0.025), close_steps=int(rng.integers(6, 10))))
+
+
+def _in_passing(rng: np.random.Generator) -> Grasp:
+    """As policies grasp: straight at some place about the cube, closing on the way, or with a finger on the cube."""
+    offset = (rng.uniform(-0.04, 0.04), rng.uniform(-0.03, 0.03))
+    close_steps, within = int(rng.integers(3, 9)), rng.uniform(0.008, 0.045)
+    return _styled(rng, Grasp(offset, rng.uniform(-0.012, 0.022), close_within=within, close_steps=close_steps))
 
 
 def _too_high(rng: np.random.Generator) -> Grasp:

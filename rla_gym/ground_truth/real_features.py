@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewards.success import SuccessDetector
 from rewards.video_aligned import make_reward
 from rla_gym import world_cache
 from rla_gym.arguments import usable_device
@@ -56,8 +57,8 @@ class VideoAlignment:
     """How near each of B simulators is to a demonstration: the one whose first frame was nearest to its own.
 
     Args:
-        reward: "corresponding" or "goal", see :mod:`rewards.video_aligned`.
-        world: whose demonstrations.
+        reward: see :mod:`rewards.video_aligned`.
+        world: whose demonstrations and success detector.
         task: what is simulated.
         num_envs: B.
         device: torch device.
@@ -73,7 +74,7 @@ class VideoAlignment:
         folder = world_folder(world)
         check_world_fits(task, read_config(folder), world)
         self._demonstrations = Demonstrations.load(folder / "starts.safetensors").to(device)
-        self._reward = make_reward(reward, self._demonstrations)
+        self._reward = make_reward(reward, self._demonstrations, SuccessDetector.load(folder, device))
         self._device = device
         self.demonstration = np.zeros(num_envs, np.int64)
 

@@ -1,0 +1,208 @@
+"""Implicit Q-learning (arXiv 2110.06169) on a world's own data: what offline videos with actions give without a dream.
+
+The baseline of dream training: the same episodes, the same features, the same success detector, no world model. A
+value function is fitted to the upper expectile of what the data's actions led to, and the policy is cloned from all
+actions, each weighted by how much better than expected it turned out.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.bc import augment, world_reference
+from agents.policy import TokenCritic, TokenPolicy, TokenTrunk, choose_device
+from rewards import SuccessDetector
+from world_models.data.episodes import EpisodeDataset
+from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.optimisation import OptimisationConfig, optimise
+from world_models.world_model import load_encoder, read_config, world_folder
+
+
+@dataclass
+class IQLConfig:
+    """Settings of `train_iql`; defaults are the method's except where a reason is given."""
+
+    data: Path
+    """Folder of the LeRobotDataset v3.0 that the world was trained on; its training episodes are learned from."""
+    world: str = "lift"
+    """Bundled world's name or a world folder, for its encoder and its success detector."""
+    out: Path = Path("runs/iql")
+    """Policy folder to write, with its checkpoint and ``tensorboard/`` in ``training/``; a run resumes there."""
+    cache: Path | None = None
+    """Folder of the feature cache; None for ``<data>/cache``."""
+    seed: int = 0
+    """Of the initial weights and the batches."""
+    device: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+    expectile: float = 0.8
+    """Of the outcomes that the value function is fitted to."""
+    inverse_temperature: float = 10.0
+    """How sharply better actions are preferred."""
+    largest_weight: float = 100.0
+    """Bound of an action's weight."""
+    gamma: float = 0.9
+    """Discount per chunk, as in the dream's PPO."""
+    target_rate: float = 0.01
+    """How fast the target action values follow."""
+    feature_noise: float = 0.5
+    """Std of Gaussian noise on the features that the policy is cloned from, as in behaviour cloning."""
+    token_dropout: float = 0.3
+    """Share of the tokens zeroed there."""
+    width: int = 128
+    """Channels of a token inside the networks."""
+    queries: int = 8
+    """Learned queries of the attention pooling."""
+    initial_std: float = 0.15
+    """Std per action that is written into the policy."""
+    optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=4000, batch_size=128, learning_rate=5e-4)
+    )
+    """Of all networks together."""
+
+
+class ActionValue(nn.Module):
+    """Value of taking a chunk in a state: features (B, L, C) and chunks (B, K*A) -> (B,)."""
+
+    def __init__(self, policy: TokenPolicy) -> None:
+        super().__init__()
+        hidden = 2 * policy.width
+        self.trunk = TokenTrunk(policy.num_tokens, policy.channels, policy.width, policy.queries, hidden)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(hidden + policy.action_size, hidden), nn.GELU(), nn.Linear(hidden, 1))
+            for _ in range(2)
+        )
+
+    def forward(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Both heads' values, (2, B)."""
+        seen = torch.cat([self.trunk(features), actions], dim=1)
+        return torch.stack([head(seen).squeeze(-1) for head in self.heads])
+
+
+class _Learner(nn.Module):
+    """The networks, and their loss on a batch of transitions."""
+
+    def __init__(self, policy: TokenPolicy, config: IQLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.policy, self.value, self.action_value = policy, TokenCritic(policy), ActionValue(policy)
+        self.target = deepcopy(self.action_value).requires_grad_(False)
+
+    def forward(self, now: Tensor, chunk: Tensor, later: Tensor, solved: Tensor, generator: torch.Generator) -> Tensor:
+        """States (B, L, C), chunks (B, K*A), states after them, whether those are solved (B,) -> scalar loss."""
+        config = self.config
+        with torch.no_grad():
+            for kept, new in zip(self.target.parameters(), self.action_value.parameters(), strict=True):
+                kept.lerp_(new, config.target_rate)
+            expected = self.target(now, chunk).amin(dim=0).float()
+            # Success pays one and ends the episode.
+            target = torch.where(solved, 1.0, config.gamma * self.value(later).float())
+        value = self.value(now).float()
+        surprise = expected - value
+        weight = torch.where(surprise > 0, config.expectile, 1 - config.expectile)
+        value_loss = (weight * surprise.square()).mean()
+        action_value_loss = (self.action_value(now, chunk).float() - target).square().mean()
+        preference = (config.inverse_temperature * surprise.detach()).exp().clamp(max=config.largest_weight)
+        mean = self.policy(augment(now, config.feature_noise, config.token_dropout, generator)).float()
+        cloning = nn.functional.huber_loss(mean, chunk, delta=0.1, reduction="none").mean(dim=1) / 0.1
+        return value_loss + action_value_loss + (preference * cloning).sum() / preference.sum()
+
+
+def train_iql(config: IQLConfig) -> Path:
+    """Learn from the training episodes of ``config.data``; returns the policy folder ``config.out``.
+
+    The episodes' actions are all used, and success is what the world's detector sees in the real frames. An
+    interrupted run goes on from its checkpoint by the same call.
+
+    Raises:
+        ValueError: a setting is out of range, the data lack a success, or ``out`` holds another run.
+        FileNotFoundError: no such data or world.
+    """
+    _check(config)
+    device = choose_device(config.device)
+    folder = world_folder(config.world)
+    world, dataset = read_config(folder), EpisodeDataset(config.data)
+    features = cache_features(dataset, load_encoder(folder, device), config.cache or config.data / "cache")
+    starts, chunks, solved = transitions(dataset, features, SuccessDetector.load(folder, device), world.chunk_length)
+    if not solved.any():
+        raise ValueError(f"no training episode of {config.data} ever succeeds, so there is nothing to prefer")
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        tokens, channels = features.shape[1:]
+        policy = TokenPolicy(
+            tokens, channels, world.chunk_length, len(world.action_names), config.width, config.queries
+        )
+        policy.log_std.requires_grad_(False)
+        learner = _Learner(policy, config).to(device)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(starts), (config.optimisation.batch_size,), generator=generator).numpy()
+        now, later = (
+            torch.from_numpy(features[starts[index] + ahead]).to(device).float() for ahead in (0, world.chunk_length)
+        )
+        chunk, success = (torch.from_numpy(table[index]).to(device) for table in (chunks, solved))
+        drawn = torch.Generator(device).manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
+        return learner(now, chunk, later, success, drawn)
+
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "data", "cache", "world")}
+    key = {**settings, "data": dataset.fingerprint(), "encoder": load_encoder(folder).fingerprint()}
+    metrics = optimise("iql", learner, loss, config.optimisation, config.out / "training", key=key)
+    with torch.no_grad():
+        policy.log_std.fill_(float(np.log(config.initial_std)))
+    policy.facts = {
+        "method": "iql",
+        "world": world_reference(config.world),
+        "task": world.task,
+        "training": {**settings, "transitions": len(starts), "seconds": metrics["seconds"]},
+    }
+    return policy.eval().save(config.out)
+
+
+def transitions(
+    dataset: EpisodeDataset, features: np.ndarray, detector: SuccessDetector, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every chunk of the training episodes that begins in a state which is not yet a success.
+
+    Args:
+        dataset: the episodes.
+        features: of all their frames, (F, L, C).
+        detector: says what a success is.
+        length: control steps K of a chunk.
+
+    Returns:
+        Rows (M,) int64 of the states in ``features``, whose chunk ends ``length`` rows later; the chunks (M, K*A)
+        float32; whether they end in success (M,) bool.
+    """
+    device = detector.query.device
+    offsets = episode_offsets(dataset.lengths)
+    starts, chunks, solved = [], [], []
+    for index in dataset.split("train"):
+        first, last = int(offsets[index]), int(offsets[index + 1])
+        with torch.no_grad():
+            success = detector.success(torch.from_numpy(features[first:last]).to(device)).cpu().numpy()
+        times = np.flatnonzero(~success[: last - first - length])
+        actions = dataset.episode(int(index)).actions
+        starts.append(first + times)
+        chunks.append(actions[times[:, None] + np.arange(length)].reshape(len(times), -1))
+        solved.append(success[times + length])
+    return np.concatenate(starts), np.concatenate(chunks).astype(np.float32), np.concatenate(solved)
+
+
+def _check(config: IQLConfig) -> None:
+    for name in ("inverse_temperature", "largest_weight", "width", "queries", "initial_std"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+    for name in ("expectile", "gamma", "target_rate"):
+        if not 0 < getattr(config, name) <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(config, name)}")
+    if config.feature_noise < 0 or not 0 <= config.token_dropout < 1:
+        raise ValueError(
+            "feature_noise must be >= 0 and token_dropout in [0, 1), "
+            f"got {config.feature_noise} and {config.token_dropout}"
+        )
