@@ -46,6 +46,8 @@ class PPOConfig:
     """Policy folder to write, with ``checkpoint.safetensors`` and ``tensorboard/`` in it."""
     world: str | None = None
     """Bundled world's name or a world folder; None takes the cloned policy's."""
+    train_in: Literal["dream", "simulator"] = "dream"
+    """Where experience comes from; ``simulator`` is what the dream saves, for comparison (with fewer ``num_envs``)."""
     dynamics: Literal["flow", "regression"] = "flow"
     """Which dynamics of the world dream."""
     demonstrations: int = 10
@@ -76,6 +78,8 @@ class PPOConfig:
     """Chunks per dream and iteration."""
     iterations: int = 300
     """Iterations in all, warm-up included."""
+    seconds: float | None = None
+    """Seconds of training after which no iteration begins; None for no limit."""
     warmup_iterations: int = 10
     """First iterations, in which only the value function learns: with a wild one the clone would be lost first."""
     epochs: int = 4
@@ -169,34 +173,33 @@ def train_ppo(config: PPOConfig) -> Path:
     policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5)
     value_optimizer = torch.optim.Adam(critic.parameters(), lr=config.value_learning_rate, eps=1e-5)
 
-    first = 0
+    first, spent = 0, 0.0
     history: list[dict[str, float]] = []
     if resuming:
         tensors, state = _read_checkpoint(checkpoint)
         _check_same_run(config, state["config"], checkpoint)
-        first, history = state["iteration"], state["history"]
+        first, spent, history = state["iteration"], state["seconds"], state["history"]
         for name, module in (("policy", policy), ("averaged", averaged), ("critic", critic)):
             module.load_state_dict(_part(tensors, name))
         restore_optimiser(policy_optimizer, _part(tensors, "policy_optimizer"))
         restore_optimiser(value_optimizer, _part(tensors, "value_optimizer"))
 
-    # ---- the dream
+    # ---- the dream, or the simulator with the same spaces
+    dreams = config.train_in == "dream"
+    of_dreams = ("dynamics", "starts", "solver_steps", "max_uncertainty")
     envs = gym.make_vec(
-        f"RLAWM-{task}-v0",
+        f"RLAWM-{task}-v0" if dreams else f"Robosuite-{task}-v0",
         num_envs=config.num_envs,
         world=world,
-        dynamics=config.dynamics,
         device=str(device),
         obs="features",
         output="torch",
         reward=config.reward,
         success_bonus=config.success_bonus,
-        starts=config.starts,
         chunk_length=clone.chunk_length,
         max_chunks=config.max_chunks,
-        solver_steps=config.solver_steps,
-        max_uncertainty=config.max_uncertainty,
         autoreset_mode=AutoresetMode.SAME_STEP,
+        **({name: getattr(config, name) for name in of_dreams} if dreams else {"vectorization": "async"}),
     )
     T, B = config.steps, config.num_envs
     sample = (clone.num_tokens, clone.channels)
@@ -218,6 +221,8 @@ def train_ppo(config: PPOConfig) -> Path:
     bar = tqdm(total=config.iterations, initial=first, desc="ppo", unit="iteration", disable=not config.progress)
     try:
         for iteration in range(first, config.iterations):
+            if config.seconds is not None and spent >= config.seconds:
+                break
             generator.manual_seed(_seed_of(config.seed, iteration, purpose=0))
             began = time.perf_counter()
             if iteration == first or iteration % config.checkpoint_every == 0:
@@ -238,9 +243,9 @@ def train_ppo(config: PPOConfig) -> Path:
                 # where an episode ended, what follows is its last frame and not the next episode's first
                 next_features[t] = torch.where(done[:, None, None], info["final_obs"], observation)
                 # an ended dream's own doubt, not that of the state which took its place
-                told = torch.where(done, info["final_info"]["uncertainty"], info["uncertainty"])
-                reward = reward - config.uncertainty_penalty * told
-                uncertainties[t] = told
+                if dreams:
+                    uncertainties[t] = torch.where(done, info["final_info"]["uncertainty"], info["uncertainty"])
+                    reward = reward - config.uncertainty_penalty * uncertainties[t]
                 rewards[t], terminations[t], ends[t] = reward, terminated.float(), done.float()
                 episode_return += reward
                 finished_returns += (episode_return * done).sum()
@@ -335,7 +340,9 @@ def train_ppo(config: PPOConfig) -> Path:
             bar.set_postfix(_postfix(history))
             bar.update()
 
-            if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == config.iterations:
+            spent += time.perf_counter() - began
+            last = iteration + 1 == config.iterations or (config.seconds is not None and spent >= config.seconds)
+            if (iteration + 1) % config.checkpoint_every == 0 or last:
                 tensors = {
                     f"{name}.{key}": value
                     for name, content in (
@@ -347,7 +354,7 @@ def train_ppo(config: PPOConfig) -> Path:
                     )
                     for key, value in content.items()
                 }
-                state = {"iteration": iteration + 1, "history": history, "config": _content(config)}
+                state = {"iteration": iteration + 1, "seconds": spent, "history": history, "config": _content(config)}
                 save_tensors(checkpoint, tensors, {"state": json.dumps(state)})
                 if config.keep_policies:
                     averaged.facts = {**clone.facts, "method": "ppo", "training": {"iterations": iteration + 1}}
@@ -365,6 +372,8 @@ def train_ppo(config: PPOConfig) -> Path:
         "training": {
             **{name: value for name, value in _content(config).items() if name not in ("out", "progress", "world")},
             "clone": clone.facts.get("training"),
+            "trained_seconds": round(spent, 1),
+            "decisions": len(history) * T * B,
             "kept": "exponential average of the iterates" if config.average_decay else "last iterate",
             "dream_at_start": _summary(history[: max(1, config.warmup_iterations)]),
             "dream_at_end": _summary(history[-10:]),
@@ -433,7 +442,7 @@ def _content(config: PPOConfig) -> dict[str, Any]:
 
 def _check_same_run(config: PPOConfig, saved: dict[str, Any], checkpoint: Path) -> None:
     """A resumed run may be longer or shown otherwise; anything else would make it another run."""
-    free = {"out", "iterations", "resume", "overwrite", "progress", "keep_policies", "device", "policy"}
+    free = {"out", "iterations", "seconds", "resume", "overwrite", "progress", "keep_policies", "device", "policy"}
     changed = {
         name: (saved.get(name), value)
         for name, value in _content(config).items()
@@ -456,6 +465,8 @@ def _check(config: PPOConfig) -> None:
     for name in ("gamma", "gae_lambda", "average_decay"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+    if config.seconds is not None and not config.seconds > 0:
+        raise ValueError(f"seconds must be positive, got {config.seconds}")
     if config.uncertainty_penalty < 0:
         raise ValueError(f"uncertainty_penalty must be 0 or more, got {config.uncertainty_penalty}")
     if config.average_decay == 1:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from agents.bc import BCConfig, train_bc
 from agents.blind import BlindConfig, make_blind
 from agents.evaluate import EvaluateConfig, command_line, describe_hardware
-from agents.policy import choose_device
+from agents.iql import IQLConfig, train_iql
+from agents.planner import PlannerConfig, make_planner
+from agents.policy import choose_device, load_policy
 from agents.ppo import PPOConfig, train_ppo
 from agents.statistics import paired_difference, seeds_and_states, wilson_interval
 from benchmarks.outcomes import real_and_dreamed
@@ -21,8 +23,12 @@ from benchmarks.results import Row, print_rows, today, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.world_model import world_folder
 
-Method = Literal["blind", "bc", "ppo", "ppo_regression"]
+Method = Literal["blind", "bc", "iql", "cem", "mppi", "cem_regression", "ppo", "ppo_regression", "ppo_simulator"]
 METHODS: tuple[Method, ...] = ("blind", "bc", "ppo", "ppo_regression")
+"""What is compared by default: no more than the world itself is needed for."""
+SIMULATORS = 4
+"""Side by side, where PPO trains in the simulator; an iteration has as many decisions as in the dream."""
+PLANNERS: dict[str, Literal["cem", "mppi"]] = {"cem": "cem", "mppi": "mppi", "cem_regression": "cem"}
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,16 @@ class TransferConfig:
         world: bundled name, folder or hub id.
         demonstrations: demonstrations whose actions are cloned (or averaged, by ``blind``). The dream starts from, and
             is rewarded by, the frames of all demonstrations that the world holds.
-        methods: rows of the table. ``ppo`` and ``ppo_regression`` train in the flow and in the regression world.
+        methods: rows of the table. ``ppo`` trains in the flow, ``cem`` and ``mppi`` plan in it; those that end in
+            ``_regression`` do so in the regression. ``ppo_simulator`` trains in the simulator, for as many seconds as
+            ``ppo`` took with the same seed. ``iql`` is offline reinforcement learning without a dream.
         training_seeds: one clone and one dream training each.
         iterations: PPO iterations in the dream.
         episodes: simulator episodes a policy, on the report seeds, the same for every policy.
         placement: ``standard`` or ``wide``.
         env: the ground truth.
         device: for policies and dream.
+        data: the dataset that the world was trained on, for ``iql``.
         runs: folder of the trained policies; a finished one is used again, an interrupted one goes on.
         out: JSON of the result rows; the picture lies beside it.
         progress: show progress bars and tables of the parts.
@@ -54,6 +63,7 @@ class TransferConfig:
     placement: str = "standard"
     env: str = "Robosuite-Lift-v0"
     device: str = "auto"
+    data: Path | None = None
     runs: Path = Path("runs/transfer")
     out: Path = Path("benchmarks/results/transfer.json")
     progress: bool = True
@@ -63,11 +73,13 @@ def run(config: TransferConfig) -> list[Row]:
     """Train what is missing, evaluate on the report seeds, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, or ``iql`` without data.
     """
-    unknown = sorted(set(config.methods) - set(METHODS))
+    unknown = sorted(set(config.methods) - set(get_args(Method)))
     if unknown:
-        raise ValueError(f"unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {unknown[0]!r}; choose from {', '.join(get_args(Method))}")
+    if "iql" in config.methods and config.data is None:
+        raise ValueError("iql learns from the world's dataset, and none was given; pass --data")
     real: dict[str, np.ndarray] = {}
     dream: dict[str, np.ndarray] = {}
     task = ""
@@ -83,7 +95,7 @@ def run(config: TransferConfig) -> list[Row]:
                         config.env,
                         episodes=config.episodes,
                         placement=config.placement,
-                        dynamics="regression" if method == "ppo_regression" else "flow",
+                        dynamics=_dynamics(method),
                         device=config.device,
                         progress=config.progress,
                     )
@@ -113,6 +125,12 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if not _finished(folder):
             make_blind(BlindConfig(config.world, folder, config.demonstrations, seed))
         return folder
+    if method == "iql":
+        assert config.data is not None
+        folder = runs / f"iql_seed{seed}"
+        if not _finished(folder):
+            train_iql(IQLConfig(config.data, config.world, folder, seed=seed, device=config.device))
+        return folder
     clone = runs / f"bc_{name}"
     if not _finished(clone):
         cloning = BCConfig(config.world, clone, config.demonstrations, seed, device=config.device)
@@ -120,21 +138,32 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         train_bc(cloning)
     if method == "bc":
         return clone
+    if method in PLANNERS:
+        folder = runs / f"{method}_{name}"
+        if not _finished(folder):
+            make_planner(PlannerConfig(clone, folder, PLANNERS[method], dynamics=_dynamics(method), seed=seed))
+        return folder
     folder = runs / f"{method}_{name}_{config.iterations}_iterations"
     if not _finished(folder):
-        train_ppo(
-            PPOConfig(
-                clone,
-                folder,
-                dynamics="regression" if method == "ppo_regression" else "flow",
-                seed=seed,
-                iterations=config.iterations,
-                device=config.device,
-                resume=True,
-                progress=config.progress,
-            )
+        training = PPOConfig(
+            clone,
+            folder,
+            dynamics=_dynamics(method),
+            seed=seed,
+            iterations=config.iterations,
+            device=config.device,
+            resume=True,
+            progress=config.progress,
         )
+        if method == "ppo_simulator":
+            training.train_in, training.num_envs, training.steps = "simulator", SIMULATORS, 256 // SIMULATORS
+            training.seconds = load_policy(train_policy(config, "ppo", seed)).facts["training"]["trained_seconds"]
+        train_ppo(training)
     return folder
+
+
+def _dynamics(method: str) -> Literal["flow", "regression"]:
+    return "regression" if method.endswith("_regression") else "flow"
 
 
 def _finished(folder: Path) -> bool:
@@ -163,7 +192,7 @@ def _rows(config: TransferConfig, task: str, real: dict[str, np.ndarray], dream:
             if len(seeds) > 1:
                 for seed, outcomes in zip(seeds, table, strict=True):
                     add(method, metric, f"{setting},seed={seed}", _rate(outcomes[None]), len(outcomes), str(seed))
-        if method.startswith("ppo") and "bc" in real:
+        if method not in ("blind", "bc") and "bc" in real:
             difference = successes.astype(float) - real["bc"]
             add(method, "success_gain_over_bc", setting, _gain(difference), successes.size, label)
             if len(seeds) > 1:

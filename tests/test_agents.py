@@ -241,6 +241,15 @@ def test_ppo_logs_and_resumes_to_the_same_policy(ppo: PPOConfig, tmp_path: Path)
     assert policy.facts["training"]["clone"]["demonstrations"] == 3
 
 
+def test_ppo_stops_when_its_time_is_over(ppo: PPOConfig) -> None:
+    ppo.seconds = 1e-3
+    out = train_ppo(ppo)
+    assert len(history(out)) == 1
+    training = load_policy(out).facts["training"]
+    assert training["decisions"] == ppo.num_envs * ppo.steps
+    assert training["trained_seconds"] > 0
+
+
 def test_ppo_warm_up_leaves_the_clone_alone(ppo: PPOConfig, clone: Path) -> None:
     folder = train_ppo(dataclasses.replace(ppo, iterations=2, warmup_iterations=2))
     assert largest_difference(clone, folder) == 0.0

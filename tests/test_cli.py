@@ -27,11 +27,12 @@ def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ("arguments", "message"),
     [
         (["fly"], "no command 'fly'"),
-        (["agent", "dqn"], "one of bc, ppo, sb3, blind, not 'dqn'"),
+        (["agent", "dqn"], "one of bc, ppo, sb3, iql, plan, blind, not 'dqn'"),
         (
             ["bench"],
             "one of fidelity, latent-actions, reward-alignment, ablation, encoders, transfer, ranking, and got none",
         ),
+        (["bench", "transfer", "--methods", "iql"], "pass --data"),
         (["train", "/nothing/here", "--out", "/tmp/never"], "rla-gym collect"),
         (["evaluate", "/nothing/here"], "/nothing/here"),
         (["agent", "bc", "--world", "/nothing/here"], "no world '/nothing/here'"),
