@@ -21,12 +21,13 @@ from rewards import SuccessDetector
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
 from world_models.optimisation import OptimisationConfig, optimise
+from world_models.stages import weights_digest
 from world_models.world_model import load_encoder, read_config, world_folder
 
 
 @dataclass
 class IQLConfig:
-    """Settings of `train_iql`; defaults are the method's except where a reason is given."""
+    """Settings of `train_iql`, in the range of the method's own; chosen for an hour's data, and not tuned."""
 
     data: Path
     """Folder of the LeRobotDataset v3.0 that the world was trained on; its training episodes are learned from."""
@@ -45,10 +46,10 @@ class IQLConfig:
     inverse_temperature: float = 10.0
     """How sharply better actions are preferred."""
     largest_weight: float = 100.0
-    """Bound of an action's weight."""
+    """Bound of an action's weight in the cloning loss."""
     gamma: float = 0.9
     """Discount per chunk, as in the dream's PPO."""
-    target_rate: float = 0.01
+    target_update_rate: float = 0.01
     """How fast the target action values follow."""
     feature_noise: float = 0.5
     """Std of Gaussian noise on the features that the policy is cloned from, as in behaviour cloning."""
@@ -98,19 +99,21 @@ class _Learner(nn.Module):
         config = self.config
         with torch.no_grad():
             for kept, new in zip(self.target.parameters(), self.action_value.parameters(), strict=True):
-                kept.lerp_(new, config.target_rate)
+                kept.lerp_(new, config.target_update_rate)
             expected = self.target(now, chunk).amin(dim=0).float()
+        value = self.value(now).float()
+        with torch.no_grad():
             # Success pays one and ends the episode.
             target = torch.where(solved, 1.0, config.gamma * self.value(later).float())
-        value = self.value(now).float()
-        surprise = expected - value
-        weight = torch.where(surprise > 0, config.expectile, 1 - config.expectile)
-        value_loss = (weight * surprise.square()).mean()
+        advantage = expected - value
+        asymmetry = torch.where(advantage > 0, config.expectile, 1 - config.expectile)
+        value_loss = (asymmetry * advantage.square()).mean()
         action_value_loss = (self.action_value(now, chunk).float() - target).square().mean()
-        preference = (config.inverse_temperature * surprise.detach()).exp().clamp(max=config.largest_weight)
+        weight = (config.inverse_temperature * advantage.detach()).exp().clamp(max=config.largest_weight)
         mean = self.policy(augment(now, config.feature_noise, config.token_dropout, generator)).float()
         cloning = nn.functional.huber_loss(mean, chunk, delta=0.1, reduction="none").mean(dim=1) / 0.1
-        return value_loss + action_value_loss + (preference * cloning).sum() / preference.sum()
+        # Normalised, so that the cloning's step size does not hang on how good the batch happens to be.
+        return value_loss + action_value_loss + (weight * cloning).sum() / weight.sum()
 
 
 def train_iql(config: IQLConfig) -> Path:
@@ -128,7 +131,8 @@ def train_iql(config: IQLConfig) -> Path:
     folder = world_folder(config.world)
     world, dataset = read_config(folder), EpisodeDataset(config.data)
     features = cache_features(dataset, load_encoder(folder, device), config.cache or config.data / "cache")
-    starts, chunks, solved = transitions(dataset, features, SuccessDetector.load(folder, device), world.chunk_length)
+    detector = SuccessDetector.load(folder, device)
+    starts, chunks, solved = transitions(dataset, features, detector, world.chunk_length)
     if not solved.any():
         raise ValueError(f"no training episode of {config.data} ever succeeds, so there is nothing to prefer")
 
@@ -151,7 +155,9 @@ def train_iql(config: IQLConfig) -> Path:
         return learner(now, chunk, later, success, drawn)
 
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "data", "cache", "world")}
-    key = {**settings, "data": dataset.fingerprint(), "encoder": load_encoder(folder).fingerprint()}
+    key = {name: value for name, value in settings.items() if name not in ("device", "optimisation")}
+    key |= {"data": dataset.fingerprint(), "encoder": load_encoder(folder).fingerprint()}
+    key |= {"detector": weights_digest(detector), "threshold": detector.threshold}
     metrics = optimise("iql", learner, loss, config.optimisation, config.out / "training", key=key)
     with torch.no_grad():
         policy.log_std.fill_(float(np.log(config.initial_std)))
@@ -186,10 +192,10 @@ def transitions(
         first, last = int(offsets[index]), int(offsets[index + 1])
         with torch.no_grad():
             success = detector.success(torch.from_numpy(features[first:last]).to(device)).cpu().numpy()
-        times = np.flatnonzero(~success[: last - first - length])
+        times = np.flatnonzero(~success[: max(0, last - first - length)])
         actions = dataset.episode(int(index)).actions
         starts.append(first + times)
-        chunks.append(actions[times[:, None] + np.arange(length)].reshape(len(times), -1))
+        chunks.append(actions[times[:, None] + np.arange(length)].reshape(len(times), length * actions.shape[1]))
         solved.append(success[times + length])
     return np.concatenate(starts), np.concatenate(chunks).astype(np.float32), np.concatenate(solved)
 
@@ -198,7 +204,7 @@ def _check(config: IQLConfig) -> None:
     for name in ("inverse_temperature", "largest_weight", "width", "queries", "initial_std"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-    for name in ("expectile", "gamma", "target_rate"):
+    for name in ("expectile", "gamma", "target_update_rate"):
         if not 0 < getattr(config, name) <= 1:
             raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(config, name)}")
     if config.feature_noise < 0 or not 0 <= config.token_dropout < 1:

@@ -2,22 +2,25 @@
 
 A plan is a deviation from what the policy would do, held over a chunk: a random walk's worth of independent noise on
 every control step cancels itself out, and leaves dozens of dimensions to search. Every candidate is dreamed to the
-end of the look-ahead, with the policy going on where the plan ends, so that the score knows what a first chunk is
-good for. CEM (the cross-entropy method) refits a Gaussian to the best candidates, MPPI (arXiv 1707.02342) weighs all.
+end of the horizon, with the policy going on where the plan ends, so that the score knows what a first chunk is
+good for. CEM (the cross-entropy method) refits a Gaussian to the best candidates, MPPI (arXiv 1707.02342) weighs all,
+here without a cost of control or a warm start, for every plan begins from the policy. A plan that is worth no more than
+the policy's own is not played.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from agents.policy import Policy, TokenPolicy, load_policy
 from rewards import SuccessDetector, VideoAlignedReward, make_reward
-from world_models.world_model import World, load_world
+from rla_gym.arguments import one_of
+from world_models.world_model import DYNAMICS, World, load_world
 
 Method = Literal["cem", "mppi"]
 Reward = Literal["progress", "success_probability"]
@@ -34,19 +37,19 @@ class PlannerConfig:
     method: Method = "cem"
     """How candidates are turned into a plan."""
     candidates: int = 32
-    """Plans dreamed side by side in each round."""
-    rounds: int = 3
+    """Plans dreamed side by side in each iteration."""
+    iterations: int = 3
     """Rounds of candidates, each about the plan that the one before has found."""
     elites: int = 6
-    """Candidates that the next round's Gaussian is fitted to (CEM)."""
+    """Candidates that the next iteration's Gaussian is fitted to (CEM)."""
     temperature: float = 0.2
     """Return by which a candidate must be better to weigh e times as much (MPPI)."""
     planned: int = 2
     """Chunks that are varied."""
-    lookahead: int = 3
+    horizon: int = 3
     """Chunks that are dreamed."""
     std: float = 0.2
-    """Of the first round's deviations, for actions in [-1, 1]."""
+    """Of the first iteration's deviations, for actions in [-1, 1]."""
     reward: Reward = "success_probability"
     """What a plan is scored by, with the success bonus: a reward that asks for no clock."""
     success_bonus: float = 1.0
@@ -64,12 +67,12 @@ class Planner(Policy):
 
     Args:
         num_tokens, channels, chunk_length, action_dim, width, queries: of the policy that is varied.
-        candidates, rounds, elites, planned, lookahead, seed: see :class:`PlannerConfig`; the rest of that is in
+        candidates, iterations, elites, planned, horizon, seed: see :class:`PlannerConfig`; the rest of that is in
             ``facts["planning"]``.
     """
 
     kind = "planner"
-    SIZES = (*TokenPolicy.SIZES, "candidates", "rounds", "elites", "planned", "lookahead", "seed")
+    SIZES = (*TokenPolicy.SIZES, "candidates", "iterations", "elites", "planned", "horizon", "seed")
 
     def __init__(
         self,
@@ -80,23 +83,23 @@ class Planner(Policy):
         width: int,
         queries: int,
         candidates: int,
-        rounds: int,
+        iterations: int,
         elites: int,
         planned: int,
-        lookahead: int,
+        horizon: int,
         seed: int,
     ) -> None:
         super().__init__(num_tokens, channels, chunk_length, action_dim)
         self.width, self.queries = width, queries
-        self.candidates, self.rounds, self.elites = candidates, rounds, elites
-        self.planned, self.lookahead, self.seed = planned, lookahead, seed
+        self.candidates, self.iterations, self.elites = candidates, iterations, elites
+        self.planned, self.horizon, self.seed = planned, horizon, seed
         self.policy = TokenPolicy(num_tokens, channels, chunk_length, action_dim, width, queries)
         self._opened: tuple[World, SuccessDetector, VideoAlignedReward] | None = None
 
     def forward(self, features: Tensor, step: Tensor | None = None) -> Tensor:
         batch, planning = len(features), self.facts["planning"]
-        generator = torch.Generator().manual_seed(self.seed)
-        shape = (self.rounds, self.candidates, self.planned, 1, self.action_dim)
+        generator = torch.Generator().manual_seed(2 * self.seed)
+        shape = (self.iterations, self.candidates, self.planned, 1, self.action_dim)
         # The same candidates for every state: a plan must not depend on who else is asked for one.
         noise = torch.randn(shape, generator=generator).to(features.device)
         mean = features.new_zeros(batch, *shape[2:])
@@ -112,8 +115,10 @@ class Planner(Policy):
             else:
                 weight = (score / planning["temperature"]).softmax(dim=1)
                 mean = (weight[..., None, None, None] * deviation).sum(dim=1)
+        plans = torch.stack([torch.zeros_like(mean), mean], dim=1)
+        best = plans[torch.arange(batch, device=mean.device), self._score(features, plans).argmax(dim=1)]
         chunk = self.policy(features).unflatten(1, (self.chunk_length, self.action_dim))
-        return (chunk + mean[:, 0]).flatten(1)
+        return (chunk + best[:, 0]).flatten(1)
 
     def _score(self, features: Tensor, deviation: Tensor) -> Tensor:
         """Discounted returns (B, N) of plans (B, N, planned, 1, A) from states (B, L, C)."""
@@ -123,8 +128,8 @@ class Planner(Policy):
         state, plan = features.repeat_interleave(count, dim=0), deviation.flatten(0, 1)
         nothing = torch.zeros(len(state), dtype=torch.int64, device=state.device)  # the rewards ask for no clock
         alive, total, error = torch.ones_like(nothing, dtype=torch.bool), state.new_zeros(len(state)), None
-        generator = torch.Generator().manual_seed(self.seed)
-        for chunk in range(self.lookahead):
+        generator = torch.Generator().manual_seed(2 * self.seed + 1)
+        for chunk in range(self.horizon):
             action = self.policy(state).unflatten(1, (self.chunk_length, self.action_dim))
             if chunk < self.planned:
                 action = action + plan[:, chunk]
@@ -141,7 +146,7 @@ class Planner(Policy):
         return total.view(batch, count)
 
     def _open(self, device: torch.device) -> tuple[World, SuccessDetector, VideoAlignedReward]:
-        if self._opened is None:
+        if self._opened is None or self._opened[0].demonstrations.features.device != device:
             planning = self.facts["planning"]
             world = load_world(self.facts["world"], dynamics=planning["dynamics"], device=device)
             detector = SuccessDetector.load(world.folder, device)
@@ -164,10 +169,10 @@ def make_planner(config: PlannerConfig) -> Path:
     planner = Planner(
         **sizes,
         candidates=config.candidates,
-        rounds=config.rounds,
+        iterations=config.iterations,
         elites=config.elites,
         planned=config.planned,
-        lookahead=config.lookahead,
+        horizon=config.horizon,
         seed=config.seed,
     )
     planner.policy.load_state_dict(policy.state_dict())
@@ -183,10 +188,15 @@ def make_planner(config: PlannerConfig) -> Path:
 
 
 def _check(config: PlannerConfig) -> None:
-    for name in ("candidates", "rounds", "planned", "lookahead", "std", "temperature"):
+    one_of(get_args(Method), method=config.method)
+    one_of(get_args(Reward), reward=config.reward)
+    one_of(tuple(DYNAMICS), dynamics=config.dynamics)
+    for name in ("candidates", "iterations", "planned", "horizon", "std", "temperature"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-    if not 2 <= config.elites <= config.candidates:
+    if not 0 <= config.gamma <= 1:
+        raise ValueError(f"gamma must be in [0, 1], got {config.gamma}")
+    if config.method == "cem" and not 2 <= config.elites <= config.candidates:
         raise ValueError(f"elites must be from 2 to candidates={config.candidates}, got {config.elites}")
-    if config.planned > config.lookahead:
-        raise ValueError(f"planned={config.planned} chunks are more than lookahead={config.lookahead}")
+    if config.planned > config.horizon:
+        raise ValueError(f"planned={config.planned} chunks are more than horizon={config.horizon}")

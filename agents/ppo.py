@@ -31,6 +31,7 @@ from tqdm import tqdm
 import rla_gym  # noqa: F401  registers the environments
 from agents.bc import BCConfig, train_bc, world_reference
 from agents.policy import TokenCritic, TokenPolicy, choose_device, load_policy
+from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from world_models.checkpoint import optimiser_tensors, restore_optimiser, save_tensors
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -47,7 +48,8 @@ class PPOConfig:
     world: str | None = None
     """Bundled world's name or a world folder; None takes the cloned policy's."""
     train_in: Literal["dream", "simulator"] = "dream"
-    """Where experience comes from; ``simulator`` is what the dream saves, for comparison (with fewer ``num_envs``)."""
+    """Where experience comes from. ``simulator`` is what a dream spares: true success, in the standard placement; take
+    few ``num_envs``, each is a process."""
     dynamics: Literal["flow", "regression"] = "flow"
     """Which dynamics of the world dream."""
     demonstrations: int = 10
@@ -60,7 +62,7 @@ class PPOConfig:
     reward: Literal["corresponding", "goal", "progress", "success_probability", "sparse"] = "corresponding"
     """Video-aligned reward; ``sparse`` pays the bonus alone."""
     success_bonus: float = 1.0
-    """Added when the dream sees success."""
+    """Added at success, as the dream sees it."""
     starts: Literal["mixed", "first", "everywhere"] = "everywhere"
     """Episodes start at demonstrations' first frames, half of them at a random frame, or else at any first state."""
     uncertainty_penalty: float = 0.0
@@ -123,12 +125,13 @@ def train_ppo(config: PPOConfig) -> Path:
     """Fine-tune a cloned policy in the dream; returns the policy folder ``config.out``.
 
     Interrupted at any time, the run goes on with ``resume=True`` from its last checkpoint and, on the same hardware,
-    ends in the same policy as if it had not been interrupted.
+    ends in the same policy as if it had not been interrupted, unless ``seconds`` ends it.
 
     Raises:
         ValueError: a setting is out of range, ``out`` holds another run, or the policy is not a cloned one.
         FileNotFoundError: no such policy or world.
-        ImportError: TensorBoard is missing; ``pip install "rla-gym[agents]"``.
+        ImportError: TensorBoard is missing, or the simulator that is to be trained in;
+            ``pip install "rla-gym[agents,robosuite]"``.
     """
     # ---- check, before any work starts
     _check(config)
@@ -226,7 +229,9 @@ def train_ppo(config: PPOConfig) -> Path:
             generator.manual_seed(_seed_of(config.seed, iteration, purpose=0))
             began = time.perf_counter()
             if iteration == first or iteration % config.checkpoint_every == 0:
-                observation, _ = envs.reset(seed=_seed_of(config.seed, iteration, purpose=1))
+                seed = _seed_of(config.seed, iteration, purpose=1)
+                # Simulators keep to the states that training may see.
+                observation, _ = envs.reset(seed=seed if dreams else seed % (len(COLLECT_SEED_RANGE) - B))
                 episode_return = torch.zeros(B, device=device)
             finished_returns = torch.zeros((), device=device)
 
@@ -467,6 +472,10 @@ def _check(config: PPOConfig) -> None:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}")
     if config.seconds is not None and not config.seconds > 0:
         raise ValueError(f"seconds must be positive, got {config.seconds}")
+    if config.train_in not in ("dream", "simulator"):
+        raise ValueError(f"train_in must be 'dream' or 'simulator', got {config.train_in!r}")
+    if config.train_in == "simulator" and (config.uncertainty_penalty or config.max_uncertainty is not None):
+        raise ValueError("a simulator has no uncertainty: leave out uncertainty_penalty and max_uncertainty")
     if config.uncertainty_penalty < 0:
         raise ValueError(f"uncertainty_penalty must be 0 or more, got {config.uncertainty_penalty}")
     if config.average_decay == 1:

@@ -21,6 +21,7 @@ from benchmarks.outcomes import real_and_dreamed
 from benchmarks.plots import plot_success
 from benchmarks.results import Row, print_rows, today, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
+from world_models.data.episodes import EpisodeDataset
 from world_models.world_model import world_folder
 
 Method = Literal["blind", "bc", "iql", "cem", "mppi", "cem_regression", "ppo", "ppo_regression", "ppo_simulator"]
@@ -41,7 +42,8 @@ class TransferConfig:
             is rewarded by, the frames of all demonstrations that the world holds.
         methods: rows of the table. ``ppo`` trains in the flow, ``cem`` and ``mppi`` plan in it; those that end in
             ``_regression`` do so in the regression. ``ppo_simulator`` trains in the simulator, for as many seconds as
-            ``ppo`` took with the same seed. ``iql`` is offline reinforcement learning without a dream.
+            ``ppo`` took with the same seed, always in the standard placement and with the simulator's true success.
+            ``iql`` is offline reinforcement learning on all episodes of the data, without a dream.
         training_seeds: one clone and one dream training each.
         iterations: PPO iterations in the dream.
         episodes: simulator episodes a policy, on the report seeds, the same for every policy.
@@ -115,10 +117,12 @@ def run(config: TransferConfig) -> list[Row]:
 def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
     """The policy folder of a method and a training seed; trained unless it is there already.
 
-    Folders are named by all that a policy depends on, the world's weights included.
+    Folders are named by all that a policy depends on, the world's weights and the data included.
     """
-    weights = (world_folder(config.world) / "model.safetensors").read_bytes()
-    runs = config.runs / f"{Path(config.world).name}-{hashlib.sha256(weights).hexdigest()[:8]}"
+    digest = hashlib.sha256()
+    for part in ("model.safetensors", "starts.safetensors", "success.safetensors", "success.json"):
+        digest.update((world_folder(config.world) / part).read_bytes())
+    runs = config.runs / f"{Path(config.world).name}-{digest.hexdigest()[:8]}"
     name = f"{config.demonstrations}_demonstrations_seed{seed}"
     if method == "blind":
         folder = runs / f"blind_{name}"
@@ -127,7 +131,7 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         return folder
     if method == "iql":
         assert config.data is not None
-        folder = runs / f"iql_seed{seed}"
+        folder = runs / f"iql_{EpisodeDataset(config.data).fingerprint()[:8]}_seed{seed}"
         if not _finished(folder):
             train_iql(IQLConfig(config.data, config.world, folder, seed=seed, device=config.device))
         return folder
@@ -157,6 +161,7 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         )
         if method == "ppo_simulator":
             training.train_in, training.num_envs, training.steps = "simulator", SIMULATORS, 256 // SIMULATORS
+            training.iterations, training.warmup_iterations = 1_000_000, 3  # time is what ends it
             training.seconds = load_policy(train_policy(config, "ppo", seed)).facts["training"]["trained_seconds"]
         train_ppo(training)
     return folder
@@ -173,7 +178,6 @@ def _finished(folder: Path) -> bool:
 def _rows(config: TransferConfig, task: str, real: dict[str, np.ndarray], dream: dict[str, np.ndarray]) -> list[Row]:
     """Rows of outcomes (training seeds, episodes) in the simulator and in the dream."""
     facts = (describe_hardware(choose_device(config.device)), today(), command_line())
-    setting = f"placement={config.placement},demonstrations={config.demonstrations}"
     report = f"report {REPORT_SEEDS.start}-{REPORT_SEEDS.start + config.episodes - 1}"
     rows: list[Row] = []
 
@@ -185,6 +189,8 @@ def _rows(config: TransferConfig, task: str, real: dict[str, np.ndarray], dream:
         )
 
     for method, successes in real.items():
+        demonstrations = "all" if method == "iql" else config.demonstrations
+        setting = f"placement={config.placement},demonstrations={demonstrations}"
         seeds = config.training_seeds[: len(successes)]
         label = ",".join(map(str, seeds))
         for metric, table in (("success_rate", successes), ("dream_success_rate", dream[method])):

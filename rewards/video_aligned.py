@@ -13,7 +13,7 @@ from world_models.data.demonstrations import Demonstrations
 
 
 class VideoAlignedReward(Protocol):
-    """A reward for being where a demonstration was: tensor operations only, no host synchronisation."""
+    """A reward for what a state shows, beside a demonstration's video: tensor operations only, no host sync."""
 
     def __call__(self, features: Tensor, demonstration: Tensor, time: Tensor) -> Tensor:
         """The reward of each slot.

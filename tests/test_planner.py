@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planner(policy: Path, out: Path, method: Method = "cem") -> Policy:
-    config = PlannerConfig(policy, out, method, candidates=128, rounds=4, elites=12, temperature=0.005,
+    config = PlannerConfig(policy, out, method, candidates=128, iterations=4, elites=12, temperature=0.005,
                            reward="progress", dynamics="regression", std=0.5)  # fmt: skip
     return load_policy(make_planner(config))
 
@@ -72,13 +73,14 @@ def test_a_plan_depends_on_the_state_alone(policy: Path, tmp_path: Path) -> None
     ("settings", "message"),
     [
         ({"elites": 40}, "elites must be from 2 to candidates=32, got 40"),
-        ({"planned": 4, "lookahead": 3}, "planned=4 chunks are more than lookahead=3"),
+        ({"planned": 4, "horizon": 3}, "planned=4 chunks are more than horizon=3"),
         ({"std": 0.0}, "std must be positive"),
+        ({"method": "shooting"}, "'cem', 'mppi'"),
     ],
 )
-def test_settings_are_checked(policy: Path, tmp_path: Path, settings: dict[str, float], message: str) -> None:
+def test_settings_are_checked(policy: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_planner(PlannerConfig(policy, tmp_path, **settings))  # type: ignore[arg-type]
+        make_planner(PlannerConfig(policy, tmp_path, **settings))
 
 
 def test_a_planner_is_not_planned_about(policy: Path, tmp_path: Path) -> None:

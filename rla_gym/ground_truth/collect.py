@@ -292,6 +292,8 @@ def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: 
         settings["policy_name"] = str(getattr(policy, "name", type(policy).__name__))
     path = Path(config.out) / _SETTINGS_FILE
     parts = json.loads(path.read_text()) if path.exists() else []
+    for part in parts:  # a kind that did not exist then had no share
+        part["settings"] = {**dict.fromkeys(KINDS, 0.0), **part["settings"]}
     if not parts:
         if any(writer.has(index) for index in range(config.episodes)):
             raise ValueError(f"{config.out} holds episodes but no {_SETTINGS_FILE}: collect into another folder")
