@@ -165,7 +165,7 @@ def train_iql(config: IQLConfig) -> Path:
         "method": "iql",
         "world": world_reference(config.world),
         "task": world.task,
-        "training": {**settings, "transitions": len(starts), "seconds": metrics["seconds"]},
+        "training": {**settings, "transitions": len(starts), "trained_seconds": metrics["seconds"]},
     }
     return policy.eval().save(config.out)
 

@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from agents.evaluate import EvaluateConfig, evaluate
+from agents.policy import load_policy
+from world_models.checkpoint import save_json
+from world_models.world_model import world_folder
+
+OF_A_WORLD = ("model.safetensors", "starts.safetensors", "success.safetensors", "success.json")
+"""Files of a world that policies and dreams depend on."""
 
 
 class Outcomes(NamedTuple):
-    """Success of each episode ``(N,)`` bool, in the simulator and dreamed on from its first picture; and the task."""
+    """Of each episode ``(N,)``: success bool in the simulator and dreamed on from its first picture, and how long the
+    simulator's took, int64 control steps; and the task."""
 
     real: np.ndarray
     dream: np.ndarray
+    control_steps: np.ndarray
     task: str
 
 
 def real_and_dreamed(config: EvaluateConfig) -> Outcomes:
-    """Evaluate a policy as ``config`` says in the simulator, and in the dream from the very same initial states."""
-    real = evaluate(config)
-    dream = evaluate(replace(config, env=f"RLAWM-{real.row['task']}-v0", starts="simulator"))
-    return Outcomes(real.successes, dream.successes, real.row["task"])
+    """Evaluate a policy as ``config`` says in the simulator, and in the dream from the very same initial states.
+
+    What came out is kept in the policy's folder, and read from there when the same policy, in the same world, is asked
+    for the same episodes again.
+    """
+    world = config.world or str(load_policy(config.policy).facts.get("world", "lift"))
+    asked = {
+        name: getattr(config, name)
+        for name in ("env", "episodes", "seed_start", "placement", "dynamics", "max_chunks", "device")
+    }
+    files = [config.policy / "policy.safetensors", config.policy / "config.json"]
+    key = {**asked, "policy": digest(files), "world": world_digest(world)}
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    path = config.policy / "evaluation" / f"real_and_dreamed-{name}.json"
+    if not path.is_file():
+        real = evaluate(config)
+        dream = evaluate(replace(config, env=f"RLAWM-{real.row['task']}-v0", starts="simulator"))
+        found = {
+            "real": real.successes.tolist(),
+            "dream": dream.successes.tolist(),
+            "control_steps": real.control_steps.tolist(),
+            "task": real.row["task"],
+        }
+        save_json(path, {"of": key, **found})
+    kept = json.loads(path.read_text())
+    real_success, dreamed, steps = (np.array(kept[name]) for name in ("real", "dream", "control_steps"))
+    return Outcomes(real_success, dreamed, steps, kept["task"])
+
+
+def world_digest(world: str) -> str:
+    """Hex digest of all that policies and dreams take from a world."""
+    return digest([world_folder(world) / name for name in OF_A_WORLD])
+
+
+def digest(files: list[Path]) -> str:
+    """Hex digest of the contents of files."""
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,15 +15,15 @@ from agents.iql import IQLConfig, train_iql
 from agents.planner import PlannerConfig, make_planner
 from agents.policy import choose_device, load_policy
 from agents.ppo import PPOConfig, train_ppo
-from agents.statistics import paired_difference, seeds_and_states, wilson_interval
-from benchmarks.outcomes import real_and_dreamed
+from agents.statistics import bootstrap_mean, paired_difference, seeds_and_states, wilson_interval
+from benchmarks.outcomes import Outcomes, real_and_dreamed, world_digest
 from benchmarks.plots import plot_success
 from benchmarks.results import Row, print_rows, today, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.data.episodes import EpisodeDataset
-from world_models.world_model import world_folder
 
 Method = Literal["blind", "bc", "iql", "cem", "mppi", "cem_regression", "ppo", "ppo_regression", "ppo_simulator"]
+Interval = tuple[float, float | None, float | None]
 METHODS: tuple[Method, ...] = ("blind", "bc", "ppo", "ppo_regression")
 """What is compared by default: no more than the world itself is needed for."""
 SIMULATORS = 4
@@ -82,15 +81,15 @@ def run(config: TransferConfig) -> list[Row]:
         raise ValueError(f"unknown method {unknown[0]!r}; choose from {', '.join(get_args(Method))}")
     if "iql" in config.methods and config.data is None:
         raise ValueError("iql learns from the world's dataset, and none was given; pass --data")
-    real: dict[str, np.ndarray] = {}
-    dream: dict[str, np.ndarray] = {}
-    task = ""
+    played: dict[str, list[Outcomes]] = {}
+    efforts: dict[str, list[dict[str, float]]] = {}
     for method in config.methods:
         seeds = config.training_seeds[:1] if method == "blind" else config.training_seeds
-        played = []
+        played[method], efforts[method] = [], []
         for seed in seeds:
             policy = train_policy(config, method, seed)
-            played.append(
+            efforts[method].append(training_effort(policy))
+            played[method].append(
                 real_and_dreamed(
                     EvaluateConfig(
                         policy,
@@ -103,14 +102,13 @@ def run(config: TransferConfig) -> list[Row]:
                     )
                 )
             )
-        real[method] = np.array([outcomes.real for outcomes in played])
-        dream[method] = np.array([outcomes.dream for outcomes in played])
-        task = played[0].task
 
-    rows = _rows(config, task, real, dream)
+    rows = _rows(config, played, efforts)
     write_rows(config.out, rows)
     plot_success(rows, config.out.with_suffix(".png"))
-    print_rows(rows, f"transfer: {config.episodes} report seeds, {config.placement} placement")
+    title = f"transfer: {config.episodes} report seeds, {config.placement} placement"
+    print_rows([row for row in rows if row.unit == "fraction"], title)
+    print_rows([row for row in rows if row.unit != "fraction"], "what it took")
     return rows
 
 
@@ -119,10 +117,7 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
 
     Folders are named by all that a policy depends on, the world's weights and the data included.
     """
-    digest = hashlib.sha256()
-    for part in ("model.safetensors", "starts.safetensors", "success.safetensors", "success.json"):
-        digest.update((world_folder(config.world) / part).read_bytes())
-    runs = config.runs / f"{Path(config.world).name}-{digest.hexdigest()[:8]}"
+    runs = config.runs / f"{Path(config.world).name}-{world_digest(config.world)[:8]}"
     name = f"{config.demonstrations}_demonstrations_seed{seed}"
     if method == "blind":
         folder = runs / f"blind_{name}"
@@ -167,6 +162,22 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
     return folder
 
 
+def training_effort(policy: Path) -> dict[str, float]:
+    """What a policy's own training took, as far as its folder says: seconds, and control steps of experience.
+
+    The world's own training, and for a fine-tuned policy its clone's, come on top.
+    """
+    facts = load_policy(policy).facts
+    training, effort = facts.get("training", {}), {}
+    if "trained_seconds" in training:
+        effort["training_seconds"] = training["trained_seconds"]
+    if "decisions" in training:
+        simulator = training["train_in"] == "simulator"
+        metric = "simulator_control_steps" if simulator else "dream_control_steps"
+        effort[metric] = training["decisions"] * load_policy(policy).chunk_length
+    return effort
+
+
 def _dynamics(method: str) -> Literal["flow", "regression"]:
     return "regression" if method.endswith("_regression") else "flow"
 
@@ -175,25 +186,29 @@ def _finished(folder: Path) -> bool:
     return (folder / "policy.safetensors").is_file() and (folder / "config.json").is_file()
 
 
-def _rows(config: TransferConfig, task: str, real: dict[str, np.ndarray], dream: dict[str, np.ndarray]) -> list[Row]:
-    """Rows of outcomes (training seeds, episodes) in the simulator and in the dream."""
+def _rows(
+    config: TransferConfig, played: dict[str, list[Outcomes]], efforts: dict[str, list[dict[str, float]]]
+) -> list[Row]:
+    """Rows of what every method's training seeds came to, and of what they took."""
+    real = {method: np.array([outcomes.real for outcomes in found]) for method, found in played.items()}
+    task = next(iter(played.values()))[0].task
     facts = (describe_hardware(choose_device(config.device)), today(), command_line())
     report = f"report {REPORT_SEEDS.start}-{REPORT_SEEDS.start + config.episodes - 1}"
     rows: list[Row] = []
 
-    def add(method: str, metric: str, where: str, interval: tuple[float, float, float], n: int, seeds: str) -> None:
-        rows.append(
-            Row(
-                "transfer", task, method, metric, where, *interval, n, f"training {seeds}; {report}", "fraction", *facts
-            )
-        )
+    def add(
+        method: str, metric: str, where: str, interval: Interval, n: int, seeds: str, unit: str = "fraction"
+    ) -> None:
+        named = f"training {seeds}; {report}"
+        rows.append(Row("transfer", task, method, metric, where, *interval, n, named, unit, *facts))
 
     for method, successes in real.items():
         demonstrations = "all" if method == "iql" else config.demonstrations
         setting = f"placement={config.placement},demonstrations={demonstrations}"
         seeds = config.training_seeds[: len(successes)]
         label = ",".join(map(str, seeds))
-        for metric, table in (("success_rate", successes), ("dream_success_rate", dream[method])):
+        dreamed = np.array([outcomes.dream for outcomes in played[method]])
+        for metric, table in (("success_rate", successes), ("dream_success_rate", dreamed)):
             add(method, metric, setting, _rate(table), table.size, label)
             if len(seeds) > 1:
                 for seed, outcomes in zip(seeds, table, strict=True):
@@ -204,6 +219,13 @@ def _rows(config: TransferConfig, task: str, real: dict[str, np.ndarray], dream:
             if len(seeds) > 1:
                 for seed, row in zip(seeds, difference, strict=True):
                     add(method, "success_gain_over_bc", f"{setting},seed={seed}", _gain(row[None]), len(row), str(seed))
+        steps = np.array([outcomes.control_steps for outcomes in played[method]])[successes]
+        if len(steps):
+            add(method, "time_to_success", setting, bootstrap_mean(steps), len(steps), label, "control steps")
+        for metric in efforts[method][0]:
+            spent = [effort[metric] for effort in efforts[method]]
+            unit = "s" if metric.endswith("seconds") else "control steps"
+            add(method, metric, setting, (float(np.mean(spent)), None, None), len(spent), label, unit)
     return rows
 
 

@@ -120,12 +120,16 @@ def test_transfer_pairs_policies_on_the_same_states(tmp_path: Path, monkeypatch:
                  "--no-progress"]  # fmt: skip
     rla_gym_command(monkeypatch, *arguments)
     first = json.loads(out.read_text())
-    written = {path: path.stat().st_mtime_ns for path in runs.rglob("policy.safetensors")}
+    written = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    assert sum(path.name.startswith("real_and_dreamed") for path in written) == 4
     rla_gym_command(monkeypatch, *arguments)
-    assert {path: path.stat().st_mtime_ns for path in runs.rglob("policy.safetensors")} == written
+    # Neither trained nor judged again.
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == written
     assert [row["value"] for row in json.loads(out.read_text())] == [row["value"] for row in first]
     table = {(row["method"], row["metric"]): row for row in first if "seed=" not in row["setting"]}
     gain = table["ppo", "success_rate"]["value"] - table["bc", "success_rate"]["value"]
     assert table["ppo", "success_gain_over_bc"]["value"] == pytest.approx(gain)
+    assert table["ppo", "dream_control_steps"]["value"] == 2 * 256 * 8
+    assert table["ppo", "training_seconds"]["value"] > 0
     assert {("blind", "success_rate"), ("cem", "success_gain_over_bc")} <= set(table)
     assert out.with_suffix(".png").is_file()
