@@ -1,6 +1,9 @@
 """Behaviour cloning: a few demonstrations of a world, features at frame t to the actions of the chunk from t on.
 
 The clone is where dream training starts and what it is anchored to. It takes about a minute on one CPU thread.
+
+With ``videos`` it is a world action model (arXiv 2605.07079): of further demonstrations nothing but the frames is used,
+and the trunk learns on them to foretell the residual latent action of the coming chunk, which needs no action labels.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from tqdm import tqdm
 
 from agents.policy import TokenPolicy, choose_device
 from world_models.data.demonstrations import Demonstrations
-from world_models.world_model import read_config, world_folder
+from world_models.world_model import RLAWorldModel, load_model, read_config, world_folder
 
 
 @dataclass
@@ -29,6 +32,10 @@ class BCConfig:
     """Policy folder to write."""
     demonstrations: int = 10
     """How many of the world's demonstrations, taken in an order shuffled by the seed."""
+    videos: int = 0
+    """Further demonstrations, next in that order, whose frames alone are used."""
+    latent_weight: float = 1.0
+    """Weight of the loss on foretold latent actions, where there are videos."""
     seed: int = 0
     """Of the choice of demonstrations, the initial weights and the batches."""
     chunk_length: int | None = None
@@ -75,7 +82,8 @@ def train_bc(config: BCConfig) -> Path:
     folder = world_folder(config.world)
     world, demonstrations = read_config(folder), Demonstrations.load(folder / "starts.safetensors")
     chunk_length = choose_chunk_length(config.chunk_length, world.chunk_length)
-    chosen = choose_demonstrations(demonstrations, config.demonstrations, config.seed)
+    watched = choose_demonstrations(demonstrations, config.demonstrations + config.videos, config.seed)
+    chosen = watched[: config.demonstrations]
     features, targets = chunk_samples(demonstrations, chosen, chunk_length)
     features, targets = features.to(device), targets.to(device)
 
@@ -89,7 +97,12 @@ def train_bc(config: BCConfig) -> Path:
             width=config.width,
             queries=config.queries,
         ).to(device)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        parameters, foretell = list(policy.parameters()), None
+        if config.videos:
+            frames, latents = latent_samples(demonstrations, watched, folder, chunk_length, device)
+            foretell = nn.Linear(policy.head.in_features, latents.shape[1], device=device)
+            parameters += foretell.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     warm_up = max(1, config.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -102,6 +115,11 @@ def train_bc(config: BCConfig) -> Path:
             index = torch.randint(len(features), (config.batch_size,), device=device, generator=generator)
             batch = augment(features[index].float(), config.feature_noise, config.token_dropout, generator)
             loss = _loss(policy(batch), targets[index], config.loss)
+            if foretell is not None:
+                index = torch.randint(len(frames), (config.batch_size,), device=device, generator=generator)
+                batch = augment(frames[index].float(), config.feature_noise, config.token_dropout, generator)
+                error = nn.functional.mse_loss(foretell(policy.trunk(batch)), latents[index])
+                loss = loss + config.latent_weight * error
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -117,7 +135,7 @@ def train_bc(config: BCConfig) -> Path:
     policy.eval()
     ends = max(1, config.steps // 20)
     policy.facts = {
-        "method": "bc",
+        "method": "bc_videos" if config.videos else "bc",
         "world": world_reference(config.world),
         "task": world.task,
         "training": {
@@ -127,7 +145,7 @@ def train_bc(config: BCConfig) -> Path:
             "first_loss": losses[:ends].mean().item(),
             "last_loss": losses[-ends:].mean().item(),
             "training_error": action_error(policy, features, targets),
-            "held_out_error": _held_out_error(policy, demonstrations, chosen),
+            "held_out_error": _held_out_error(policy, demonstrations, watched),
         },
     }
     return policy.save(config.out)
@@ -161,6 +179,31 @@ def chunk_samples(demonstrations: Demonstrations, indices: Tensor, chunk_length:
         features.append(demonstrations.features[index, :length])
         actions.append(demonstrations.actions[index, times.clamp(max=length - 1)].flatten(1))
     return torch.cat(features), torch.cat(actions).float()
+
+
+def latent_samples(
+    demonstrations: Demonstrations, indices: Tensor, world: Path, chunk_length: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Every frame of the chosen demonstrations with the latent action to the frame a chunk later; actions are not read.
+
+    Returns:
+        features (F, L, C) and latent actions (F, n*d) float32 of unit variance over all their numbers, on ``device``;
+        past the end of a demonstration its last frame is repeated.
+
+    Raises:
+        ValueError: the world has no RLA.
+    """
+    model = load_model(world, "flow", device)
+    assert isinstance(model, RLAWorldModel)
+    features, latents = [], []
+    for index in indices.tolist():
+        length = int(demonstrations.lengths[index])
+        states = demonstrations.features[index, :length].to(device).float()
+        later = states[(torch.arange(length) + chunk_length).clamp(max=length - 1)]
+        features.append(states)
+        latents.append(model.rla.encode(states, later).flatten(1))
+    latent = torch.cat(latents)
+    return torch.cat(features), latent / latent.std()
 
 
 def augment(features: Tensor, noise: float, dropout: float, generator: torch.Generator) -> Tensor:
@@ -220,6 +263,10 @@ def _check(config: BCConfig) -> None:
     for name in ("steps", "batch_size", "learning_rate", "initial_std", "width", "queries"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+    if config.videos < 0 or not config.latent_weight > 0:
+        raise ValueError(
+            f"videos must be >= 0 and latent_weight positive, got {config.videos} and {config.latent_weight}"
+        )
     if config.loss not in ("huber", "l1", "mse"):
         raise ValueError(f"loss must be 'huber', 'l1' or 'mse', got {config.loss!r}")
     if config.feature_noise < 0 or not 0 <= config.token_dropout < 1:

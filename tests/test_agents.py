@@ -161,6 +161,25 @@ def test_bc_is_reproducible(world: Path, tmp_path: Path, clone: Path) -> None:
     assert largest_difference(clone, again) == 0.0
 
 
+def test_of_videos_the_frames_alone_are_used(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "world")
+    demonstrations = Demonstrations.load(world / "starts.safetensors")
+    config = BCConfig(str(tmp_path / "world"), tmp_path / "bc", demonstrations=2, videos=3, steps=30, width=32,
+                      device="cpu", progress=False)  # fmt: skip
+    policies = []
+    for unknown in (0.0, float("nan")):
+        actions = demonstrations.actions.clone()
+        actions[choose_demonstrations(demonstrations, 5, config.seed)[2:]] = unknown
+        dataclasses.replace(demonstrations, actions=actions).save(tmp_path / "world" / "starts.safetensors")
+        policies.append(train_bc(dataclasses.replace(config, out=tmp_path / f"bc_{unknown}")))
+    assert largest_difference(*policies) == 0.0
+    assert load_policy(policies[0]).method == "bc_videos"
+    without = train_bc(dataclasses.replace(config, out=tmp_path / "without", videos=0))
+    assert largest_difference(policies[0], without) > 1e-3
+    with pytest.raises(ValueError, match="videos must be >= 0"):
+        train_bc(dataclasses.replace(config, videos=-1))
+
+
 def test_demonstrations_are_nested_and_checked(world: Path) -> None:
     demonstrations = Demonstrations.load(world / "starts.safetensors")
     six, three = (choose_demonstrations(demonstrations, count, seed=1) for count in (6, 3))
