@@ -94,9 +94,9 @@ class PPOConfig:
     """Of generalised advantage estimation."""
     clip: float = 0.2
     """PPO's clipping of the probability ratio."""
-    target_kl: float = 0.03
-    """Policy updates of an iteration stop at this KL from its start (published: 0.1, and dreams were exploited)."""
-    kl_coefficient: float = 0.05
+    target_kl: float = 0.06
+    """Policy updates of an iteration stop at this KL from its start (published: 0.1)."""
+    kl_coefficient: float = 0.02
     """Weight of KL(policy || clone), summed over the chunk's actions, in the loss; advantages have unit variance."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
