@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -150,12 +151,15 @@ def test_more_episodes_and_other_settings(env: RobosuiteEnv, tmp_path: Path, cap
     """Two and then two more are the same as four at once, however many processes work."""
     grown, whole = tmp_path / "grown", tmp_path / "whole"
     collect(CollectConfig(episodes=2, length=4, out=grown, workers=1))
+    settings = json.loads((grown / "collect.json").read_text())
+    del settings[0]["settings"]["hasty_grasp"]  # collected before there were any
+    (grown / "collect.json").write_text(json.dumps(settings))
     dataset = collect(CollectConfig(episodes=4, length=4, out=grown, workers=1))
     assert len(dataset) == 4
     assert dataset.lengths.tolist() == [4] * 4
     assert dataset.episode(0).columns["simulator.state"].shape == (4, 32)
     assert dataset.fingerprint() == collect(CollectConfig(episodes=4, length=4, out=whole, workers=2)).fingerprint()
-    assert "all               4       16" in capsys.readouterr().out
+    assert "all                4       16" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"other settings .*seed=0 there, 1 asked for.*ask for more episodes"):
         collect(CollectConfig(episodes=4, length=4, out=grown, seed=1))
     next((grown / "data").rglob("file-003.parquet")).unlink()
