@@ -136,15 +136,19 @@ def plot_reward_alignment(rows: list[Row], path: Path) -> None:
 def plot_ranking(rows: list[Row], path: Path) -> None:
     """Success in the dream over success in the simulator, a point with its intervals per policy."""
     rates = {metric: {row.method: row for row in rows if row.metric == metric} for metric in RATES}
-    figure, axis = plt.subplots(figsize=(4.6, 4.4), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(8, 4.4), constrained_layout=True)
     axis.plot([0, 1], [0, 1], color="#9b9a97", linewidth=0.8, linestyle="--")
-    for name, real in rates[RATES[0]].items():
+    names = sorted(rates[RATES[0]], key=lambda name: -rates[RATES[1]][name].value)
+    for number, name in enumerate(names, start=1):
+        real = rates[RATES[0]][name]
         dream = rates[RATES[1]][name]
         errors = [[[row.value - (row.low or 0)], [(row.high or 1) - row.value]] for row in (real, dream)]
         style: dict[str, Any] = {"fmt": "o", "markersize": 4, "linewidth": 0.8, "color": COLOURS["flow"]}
         axis.errorbar(real.value, dream.value, xerr=errors[0], yerr=errors[1], **style)
-        axis.annotate(name, (real.value, dream.value), fontsize=6, xytext=(4, 4), textcoords="offset points")
+        axis.annotate(str(number), (real.value, dream.value), fontsize=7, xytext=(4, 4), textcoords="offset points")
     told = ", ".join(f"{row.metric} {row.value:.2f}" for row in rows if row.metric in ("pearson", "spearman", "mmrv"))
     axis.set(title=told, xlabel="success in the simulator", ylabel="success in the dream", xlim=(0, 1), ylim=(0, 1))
+    listed = "\n".join(f"{number}  {name}" for number, name in enumerate(names, start=1))
+    axis.text(1.05, 1.0, listed, fontsize=8, verticalalignment="top", transform=axis.transAxes)
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
