@@ -377,7 +377,7 @@ def train_ppo(config: PPOConfig) -> Path:
         "training": {
             **{name: value for name, value in _content(config).items() if name not in ("out", "progress", "world")},
             "clone": clone.facts.get("training"),
-            "trained_seconds": round(spent, 1),
+            "trained_seconds": round(spent, 3),
             "decisions": len(history) * T * B,
             "kept": "exponential average of the iterates" if config.average_decay else "last iterate",
             "dream_at_start": _summary(history[: max(1, config.warmup_iterations)]),
