@@ -163,7 +163,10 @@ def test_bad_actions_are_named(env: RobosuiteEnv) -> None:
         ({"placement": "far"}, "unknown placement 'far'"),
         ({"obs": "state"}, "obs='state': choose one of 'features', 'pooled', 'rgb'"),
         ({"output": "jax"}, "output='jax': choose one of 'numpy', 'torch'"),
-        ({"reward": "dense"}, "unknown reward 'dense': choose one of 'corresponding', 'goal', 'progress', 'sparse'"),
+        (
+            {"reward": "dense"},
+            "unknown reward 'dense': choose one of 'corresponding', 'goal', 'progress', 'success_prob",
+        ),
         ({"out_of_bounds": "wrap"}, "out_of_bounds='wrap'"),
         ({"render_mode": "human"}, "render_mode='human'"),
         ({"chunk_length": 0}, "chunk_length=0 must be at least 1"),

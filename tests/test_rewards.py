@@ -126,7 +126,7 @@ def episodes(count: int, *, seed: int = 0) -> tuple[list[torch.Tensor], np.ndarr
 
 @pytest.fixture(scope="module")
 def fitted() -> tuple[SuccessDetector, dict]:
-    return fit_success_detector(*episodes(96), batch_size=64)
+    return fit_success_detector(*episodes(240), batch_size=64)
 
 
 def test_the_detector_learns_success_from_episode_labels(fitted: tuple[SuccessDetector, dict]) -> None:
@@ -147,7 +147,7 @@ def test_the_detector_learns_success_from_episode_labels(fitted: tuple[SuccessDe
 
 def test_the_same_seed_fits_the_same_detector(fitted: tuple[SuccessDetector, dict]) -> None:
     before = torch.random.get_rng_state()
-    again, metrics = fit_success_detector(*episodes(96), batch_size=64)
+    again, metrics = fit_success_detector(*episodes(240), batch_size=64)
     assert metrics == fitted[1]
     for one, other in zip(again.parameters(), fitted[0].parameters(), strict=True):
         assert torch.equal(one, other)
