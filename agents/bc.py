@@ -216,6 +216,14 @@ def augment(features: Tensor, noise: float, dropout: float, generator: torch.Gen
     return features
 
 
+def check_augmentation(feature_noise: float, token_dropout: float) -> None:
+    """ValueError unless :func:`augment` can take these."""
+    if feature_noise < 0 or not 0 <= token_dropout < 1:
+        raise ValueError(
+            f"feature_noise must be >= 0 and token_dropout in [0, 1), got {feature_noise} and {token_dropout}"
+        )
+
+
 def action_error(policy: TokenPolicy, features: Tensor, targets: Tensor) -> float:
     """Mean absolute error of the clipped mean action over (F, L, C) features and (F, K*A) targets."""
     errors = [
@@ -269,8 +277,4 @@ def _check(config: BCConfig) -> None:
         )
     if config.loss not in ("huber", "l1", "mse"):
         raise ValueError(f"loss must be 'huber', 'l1' or 'mse', got {config.loss!r}")
-    if config.feature_noise < 0 or not 0 <= config.token_dropout < 1:
-        raise ValueError(
-            "feature_noise must be >= 0 and token_dropout in [0, 1), "
-            f"got {config.feature_noise} and {config.token_dropout}"
-        )
+    check_augmentation(config.feature_noise, config.token_dropout)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.bc import augment, world_reference
+from agents.bc import augment, check_augmentation, world_reference
 from agents.policy import TokenCritic, TokenPolicy, TokenTrunk, choose_device
 from rewards import SuccessDetector
 from world_models.data.episodes import EpisodeDataset
@@ -68,7 +68,7 @@ class IQLConfig:
 
 
 class ActionValue(nn.Module):
-    """Value of taking a chunk in a state: features (B, L, C) and chunks (B, K*A) -> (B,)."""
+    """Two estimates of what taking a chunk in a state is worth."""
 
     def __init__(self, policy: TokenPolicy) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class ActionValue(nn.Module):
         )
 
     def forward(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Both heads' values, (2, B)."""
+        """features (B, L, C) and chunks (B, K*A) -> both heads' values (2, B)."""
         seen = torch.cat([self.trunk(features), actions], dim=1)
         return torch.stack([head(seen).squeeze(-1) for head in self.heads])
 
@@ -130,7 +130,8 @@ def train_iql(config: IQLConfig) -> Path:
     device = choose_device(config.device)
     folder = world_folder(config.world)
     world, dataset = read_config(folder), EpisodeDataset(config.data)
-    features = cache_features(dataset, load_encoder(folder, device), config.cache or config.data / "cache")
+    encoder = load_encoder(folder, device)
+    features = cache_features(dataset, encoder, config.cache or config.data / "cache")
     detector = SuccessDetector.load(folder, device)
     starts, chunks, solved = transitions(dataset, features, detector, world.chunk_length)
     if not solved.any():
@@ -156,7 +157,7 @@ def train_iql(config: IQLConfig) -> Path:
 
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "data", "cache", "world")}
     key = {name: value for name, value in settings.items() if name not in ("device", "optimisation")}
-    key |= {"data": dataset.fingerprint(), "encoder": load_encoder(folder).fingerprint()}
+    key |= {"data": dataset.fingerprint(), "encoder": encoder.fingerprint()}
     key |= {"detector": weights_digest(detector), "threshold": detector.threshold}
     metrics = optimise("iql", learner, loss, config.optimisation, config.out / "training", key=key)
     with torch.no_grad():
@@ -207,8 +208,4 @@ def _check(config: IQLConfig) -> None:
     for name in ("expectile", "gamma", "target_update_rate"):
         if not 0 < getattr(config, name) <= 1:
             raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(config, name)}")
-    if config.feature_noise < 0 or not 0 <= config.token_dropout < 1:
-        raise ValueError(
-            "feature_noise must be >= 0 and token_dropout in [0, 1), "
-            f"got {config.feature_noise} and {config.token_dropout}"
-        )
+    check_augmentation(config.feature_noise, config.token_dropout)

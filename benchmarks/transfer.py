@@ -167,14 +167,14 @@ def training_effort(policy: Path) -> dict[str, float]:
 
     The world's own training, and for a fine-tuned policy its clone's, come on top.
     """
-    facts = load_policy(policy).facts
-    training, effort = facts.get("training", {}), {}
+    loaded = load_policy(policy)
+    training, effort = loaded.facts.get("training", {}), {}
     if "trained_seconds" in training:
         effort["training_seconds"] = training["trained_seconds"]
     if "decisions" in training:
         simulator = training["train_in"] == "simulator"
         metric = "simulator_control_steps" if simulator else "dream_control_steps"
-        effort[metric] = training["decisions"] * load_policy(policy).chunk_length
+        effort[metric] = training["decisions"] * loaded.chunk_length
     return effort
 
 

@@ -165,7 +165,8 @@ def test_bad_actions_are_named(env: RobosuiteEnv) -> None:
         ({"output": "jax"}, "output='jax': choose one of 'numpy', 'torch'"),
         (
             {"reward": "dense"},
-            "unknown reward 'dense': choose one of 'corresponding', 'goal', 'progress', 'success_prob",
+            "unknown reward 'dense': choose one of 'corresponding', 'goal', 'progress', 'success_probability', "
+            "'sparse'",
         ),
         ({"out_of_bounds": "wrap"}, "out_of_bounds='wrap'"),
         ({"render_mode": "human"}, "render_mode='human'"),
