@@ -22,12 +22,18 @@ from benchmarks.results import Row, print_rows, today, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.data.episodes import EpisodeDataset
 
-Method = Literal["blind", "bc", "iql", "cem", "mppi", "cem_regression", "ppo", "ppo_regression", "ppo_simulator"]
+Method = Literal[
+    "blind", "bc", "iql", "cem", "mppi", "cem_regression", "ppo", "ppo_regression", "ppo_simulator", "iql_ppo"
+]
 Interval = tuple[float, float | None, float | None]
 METHODS: tuple[Method, ...] = ("blind", "bc", "ppo", "ppo_regression")
 """What is compared by default: no more than the world itself is needed for."""
 SIMULATORS = 4
 """Side by side, where PPO trains in the simulator; an iteration has as many decisions as in the dream."""
+BASELINES = ("bc", "iql")
+"""What never met the dream: others are set against these, episode by episode, where they are in the table."""
+ON_ALL_EPISODES = ("iql", "iql_ppo")
+"""Methods that learn from the actions of every training episode, and not of the demonstrations alone."""
 PLANNERS: dict[str, Literal["cem", "mppi"]] = {"cem": "cem", "mppi": "mppi", "cem_regression": "cem"}
 
 
@@ -42,14 +48,15 @@ class TransferConfig:
         methods: rows of the table. ``ppo`` trains in the flow, ``cem`` and ``mppi`` plan in it; those that end in
             ``_regression`` do so in the regression. ``ppo_simulator`` trains in the simulator, for as many seconds as
             ``ppo`` took with the same seed, always in the standard placement and with the simulator's true success.
-            ``iql`` is offline reinforcement learning on all episodes of the data, without a dream.
+            ``iql`` is offline reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is PPO
+            in the dream from there instead of from the clone.
         training_seeds: one clone and one dream training each.
         iterations: PPO iterations in the dream.
         episodes: simulator episodes a policy, on the report seeds, the same for every policy.
         placement: ``standard`` or ``wide``.
         env: the ground truth.
         device: for policies and dream.
-        data: the dataset that the world was trained on, for ``iql``.
+        data: the dataset that the world was trained on, for ``iql`` and ``iql_ppo``.
         runs: folder of the trained policies; a finished one is used again, an interrupted one goes on.
         out: JSON of the result rows; the picture lies beside it.
         progress: show progress bars and tables of the parts.
@@ -74,13 +81,13 @@ def run(config: TransferConfig) -> list[Row]:
     """Train what is missing, evaluate on the report seeds, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: an unknown method, or ``iql`` without data.
+        ValueError: an unknown method, or ``iql`` or ``iql_ppo`` without data.
     """
     unknown = sorted(set(config.methods) - set(get_args(Method)))
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}; choose from {', '.join(get_args(Method))}")
-    if "iql" in config.methods and config.data is None:
-        raise ValueError("iql learns from the world's dataset, and none was given; pass --data")
+    if config.data is None and (offline := [name for name in config.methods if name in ON_ALL_EPISODES]):
+        raise ValueError(f"{offline[0]} learns from the world's dataset, and none was given; pass --data")
     played: dict[str, list[Outcomes]] = {}
     efforts: dict[str, list[dict[str, float]]] = {}
     for method in config.methods:
@@ -124,28 +131,29 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if not _finished(folder):
             make_blind(BlindConfig(config.world, folder, config.demonstrations, seed))
         return folder
-    if method == "iql":
+    if method in ON_ALL_EPISODES:
         assert config.data is not None
-        folder = runs / f"iql_{EpisodeDataset(config.data).fingerprint()[:8]}_seed{seed}"
-        if not _finished(folder):
-            train_iql(IQLConfig(config.data, config.world, folder, seed=seed, device=config.device))
-        return folder
-    clone = runs / f"bc_{name}"
-    if not _finished(clone):
-        cloning = BCConfig(config.world, clone, config.demonstrations, seed, device=config.device)
-        cloning.progress = config.progress
-        train_bc(cloning)
-    if method == "bc":
-        return clone
+        name = f"{EpisodeDataset(config.data).fingerprint()[:8]}_seed{seed}"
+        start = runs / f"iql_{name}"
+        if not _finished(start):
+            train_iql(IQLConfig(config.data, config.world, start, seed=seed, device=config.device))
+    else:
+        start = runs / f"bc_{name}"
+        if not _finished(start):
+            cloning = BCConfig(config.world, start, config.demonstrations, seed, device=config.device)
+            cloning.progress = config.progress
+            train_bc(cloning)
+    if method in BASELINES:
+        return start
     if method in PLANNERS:
         folder = runs / f"{method}_{name}"
         if not _finished(folder):
-            make_planner(PlannerConfig(clone, folder, PLANNERS[method], dynamics=_dynamics(method), seed=seed))
+            make_planner(PlannerConfig(start, folder, PLANNERS[method], dynamics=_dynamics(method), seed=seed))
         return folder
     folder = runs / f"{method}_{name}_{config.iterations}_iterations"
     if not _finished(folder):
         training = PPOConfig(
-            clone,
+            start,
             folder,
             dynamics=_dynamics(method),
             seed=seed,
@@ -203,7 +211,7 @@ def _rows(
         rows.append(Row("transfer", task, method, metric, where, *interval, n, named, unit, *facts))
 
     for method, successes in real.items():
-        demonstrations = "all" if method == "iql" else config.demonstrations
+        demonstrations = "all" if method in ON_ALL_EPISODES else config.demonstrations
         setting = f"placement={config.placement},demonstrations={demonstrations}"
         seeds = config.training_seeds[: len(successes)]
         label = ",".join(map(str, seeds))
@@ -213,12 +221,14 @@ def _rows(
             if len(seeds) > 1:
                 for seed, outcomes in zip(seeds, table, strict=True):
                     add(method, metric, f"{setting},seed={seed}", _rate(outcomes[None]), len(outcomes), str(seed))
-        if method not in ("blind", "bc") and "bc" in real:
-            difference = successes.astype(float) - real["bc"]
-            add(method, "success_gain_over_bc", setting, _gain(difference), successes.size, label)
+        for baseline in BASELINES if method != "blind" else ():
+            if baseline == method or baseline not in real:
+                continue
+            difference, metric = successes.astype(float) - real[baseline], f"success_gain_over_{baseline}"
+            add(method, metric, setting, _gain(difference), successes.size, label)
             if len(seeds) > 1:
                 for seed, row in zip(seeds, difference, strict=True):
-                    add(method, "success_gain_over_bc", f"{setting},seed={seed}", _gain(row[None]), len(row), str(seed))
+                    add(method, metric, f"{setting},seed={seed}", _gain(row[None]), len(row), str(seed))
         steps = np.array([outcomes.control_steps for outcomes in played[method]])[successes]
         if len(steps):
             add(method, "time_to_success", setting, bootstrap_mean(steps), len(steps), label, "control steps")

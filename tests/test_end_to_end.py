@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rla_gym import cli
+from tests.synthetic_dataset import write_moving_square
 from world_models.data.episodes import EpisodeDataset
 
 pytest.importorskip("robosuite", reason='the simulator is not installed: pip install "rla-gym[robosuite]"')
@@ -133,3 +135,18 @@ def test_transfer_pairs_policies_on_the_same_states(tmp_path: Path, monkeypatch:
     assert table["ppo", "training_seconds"]["value"] > 0
     assert {("blind", "success_rate"), ("cem", "success_gain_over_bc")} <= set(table)
     assert out.with_suffix(".png").is_file()
+
+
+def test_ppo_goes_on_from_what_all_episodes_taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, runs, out = write_moving_square(tmp_path / "data"), tmp_path / "runs", tmp_path / "transfer.json"
+    arguments = ["bench", "transfer", "--training-seeds", 0, "--iterations", 1, "--episodes", 2, "--runs", runs,
+                 "--out", out, "--no-progress"]  # fmt: skip
+    rla_gym_command(monkeypatch, *arguments, "--methods", "bc")
+    (clone,) = runs.glob("*/bc_*")
+    # A finished policy is used again: the clone stands for what a long training would give.
+    shutil.copytree(clone, clone.with_name(f"iql_{data.fingerprint()[:8]}_seed0"))
+    rla_gym_command(monkeypatch, *arguments, "--methods", "iql", "iql_ppo", "--data", data.root)
+    table = {(row["method"], row["metric"]): row for row in json.loads(out.read_text())}
+    assert "demonstrations=all" in table["iql_ppo", "success_rate"]["setting"]
+    gain = table["iql_ppo", "success_rate"]["value"] - table["iql", "success_rate"]["value"]
+    assert table["iql_ppo", "success_gain_over_iql"]["value"] == pytest.approx(gain)
