@@ -52,6 +52,8 @@ class PPOConfig:
     few ``num_envs``, each is a process."""
     dynamics: Literal["flow", "regression"] = "flow"
     """Which dynamics of the world dream."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the dream computes in; bfloat16 is faster where the processor or GPU has it."""
     demonstrations: int = 10
     """Demonstrations to clone where no policy is given."""
     seed: int = 0
@@ -189,7 +191,7 @@ def train_ppo(config: PPOConfig) -> Path:
 
     # ---- the dream, or the simulator with the same spaces
     dreams = config.train_in == "dream"
-    of_dreams = ("dynamics", "starts", "solver_steps", "max_uncertainty")
+    of_dreams = ("dynamics", "precision", "starts", "solver_steps", "max_uncertainty")
     envs = gym.make_vec(
         f"RLAWM-{task}-v0" if dreams else f"Robosuite-{task}-v0",
         num_envs=config.num_envs,

@@ -33,6 +33,7 @@ class ClientArgs(Protocol):
     env_id: str
     world: str
     dynamics: Any
+    chunk_length: int | None
     total_timesteps: int
     seeds: tuple[int, ...]
     out: Path | None
@@ -130,6 +131,8 @@ def keep_rows(path: Path, rows: list[Row]) -> None:
 
 def _rows(client: str, version: str, learning: Learning, args: ClientArgs) -> list[Row]:
     task = next((name for name in TASKS if f"-{name}-" in args.env_id), args.env_id)
+    length = "" if args.chunk_length is None else f",chunk_length={args.chunk_length}"
+    setting = f"version={version},decisions={args.total_timesteps},dynamics={args.dynamics}{length}"
     values = {
         "return_before": mean_over_seeds(learning.before.mean(axis=1)),
         "return_after": mean_over_seeds(learning.after.mean(axis=1)),
@@ -141,7 +144,7 @@ def _rows(client: str, version: str, learning: Learning, args: ClientArgs) -> li
             task=task,
             method=client,
             metric=metric,
-            setting=f"version={version},decisions={args.total_timesteps},dynamics={args.dynamics}",
+            setting=setting,
             value=value,
             low=low,
             high=high,

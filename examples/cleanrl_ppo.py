@@ -34,11 +34,13 @@ class Args:
     """Bundled world's name or a world folder."""
     dynamics: Literal["flow", "regression"] = "regression"
     """Which dynamics of the world dream; regression is the cheap one."""
+    chunk_length: int | None = 4
+    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
     num_envs: int = 32
     """Dreams side by side."""
     total_timesteps: int = 16384
     """Decisions in all, each a chunk of actions."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     """Of Adam."""
     num_steps: int = 16
     """Decisions per dream and iteration."""
@@ -119,7 +121,8 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     # env setup
-    world = {"world": args.world, "dynamics": args.dynamics, "obs": "pooled", "device": str(device)}
+    world = {"world": args.world, "dynamics": args.dynamics, "chunk_length": args.chunk_length}
+    world |= {"obs": "pooled", "device": str(device)}
     envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP, **world)
     envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)
 

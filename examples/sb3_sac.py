@@ -30,6 +30,8 @@ class Args:
     """Bundled world's name or a world folder."""
     dynamics: Literal["flow", "regression"] = "regression"
     """Which dynamics of the world dream; regression is the cheap one."""
+    chunk_length: int | None = 4
+    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
     num_envs: int = 16
     """Dreams side by side."""
     total_timesteps: int = 4096
@@ -46,7 +48,7 @@ class Args:
 
 def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (N,) of the evaluation episodes before and after training."""
-    world = {"world": args.world, "dynamics": args.dynamics, "obs": "pooled"}
+    world = {"world": args.world, "dynamics": args.dynamics, "chunk_length": args.chunk_length, "obs": "pooled"}
     envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep", **world)
     model = SAC(
         "MlpPolicy",

@@ -38,11 +38,13 @@ class Args:
     """Bundled world's name or a world folder."""
     dynamics: Literal["flow", "regression"] = "regression"
     """Which dynamics of the world dream; regression is the cheap one."""
+    chunk_length: int | None = 4
+    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
     num_envs: int = 32
     """Dreams side by side."""
     total_timesteps: int = 16384
     """Decisions in all, each a chunk of actions."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     """Of Adam."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
@@ -68,7 +70,7 @@ class Gaussian(nn.Module):
 def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (N,) of the evaluation episodes before and after training."""
     torch.manual_seed(seed)
-    world = {"world": args.world, "dynamics": args.dynamics, "obs": "pooled"}
+    world = {"world": args.world, "dynamics": args.dynamics, "chunk_length": args.chunk_length, "obs": "pooled"}
     # TorchRL resets finished dreams by itself, with reset masks.
     envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="Disabled", **world)
     env = GymWrapper(envs)

@@ -52,15 +52,12 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         task: name of a task in :mod:`rla_gym.tasks`, which must be the world's; None for whatever the world shows.
         world: name of a bundled world, or a world folder.
         dynamics: "flow" (samples futures) or "regression" (predicts one).
-        device: a torch device.
+        device, precision: a torch device; "float32" or "bfloat16" (faster, and differs by less than the model errs).
         obs: name of an observation, or several names for a dict of them.
         output: "numpy" or "torch".
-        reward: minus the token distance to the demonstration at time t0 + m*K after m chunks from its frame t0
-            ("corresponding") or to its last frame ("goal"), or minus the way left as the nearest frames of all
-            demonstrations tell it ("progress"), or minus the probability of no success ("success_probability"), or
-            nothing ("sparse"); the bonus comes on top.
-        success_bonus: added to the reward of a step that ends in success.
-        terminate_on_success: whether success ends the episode.
+        reward: "corresponding" (in time), "goal", "progress", "success_probability" or "sparse", each a class in
+            :mod:`rewards.video_aligned` that says what it rewards; the bonus comes on top.
+        success_bonus, terminate_on_success: what success adds to a step's reward, and whether it ends the episode.
         out_of_bounds: "clip" actions to [-1, 1], or "raise" an error for those beyond.
         starts: "mixed", "first" or "everywhere", see :class:`rla_gym.starts.Starts`.
         chunk_length: K, 1 up to the world's (default) chunk length.
@@ -91,6 +88,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         world: str | Path = "lift",
         dynamics: str = "flow",
         device: str = "cpu",
+        precision: str = "float32",
         obs: str | Sequence[str] = "features",
         output: str = "numpy",
         reward: str = "corresponding",
@@ -117,7 +115,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         at_least(0, first_slot=first_slot, max_uncertainty=max_uncertainty)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         on_device = usable_device(device)
-        key, opened = world_cache.acquire_world(world, dynamics, on_device)
+        key, opened = world_cache.acquire_world(world, dynamics, on_device, precision)
         self._release = weakref.finalize(self, world_cache.release, key)  # also when it is never closed
         model = opened.world.model
         if spec is not None:
@@ -130,8 +128,8 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         self.chunk_length = self._dream.chunk_length
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
         self.world, self.success_threshold = str(opened.world.folder), opened.dream_threshold
-        own = {"render_fps": model.config.fps / self.chunk_length, "autoreset_mode": self.autoreset_mode}
-        self.metadata = {**type(self).metadata, **own}
+        self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}
+        self.metadata["render_fps"] = model.config.fps / self.chunk_length
 
         tokens, action_size = (model.num_tokens, model.channels), self.chunk_length * model.action_dim
         self._observations = Observations(

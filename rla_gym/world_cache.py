@@ -1,4 +1,4 @@
-"""Worlds and encoders loaded once per process: environments over the same folder and device share the weights."""
+"""Worlds and encoders loaded once per process: environments that want the same share the weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class OpenWorld:
             demonstrations.features,
             demonstrations.lengths,
         ):
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -59,22 +59,24 @@ _open: dict[Key, _Loaded] = {}
 _lock = threading.Lock()
 
 
-def acquire_world(world: str | Path, dynamics: str, device: torch.device) -> tuple[Key, OpenWorld]:
+def acquire_world(
+    world: str | Path, dynamics: str, device: torch.device, precision: str = "float32"
+) -> tuple[Key, OpenWorld]:
     """The world, loaded if no environment of this process has it open; :func:`release` the key when done with it.
 
     A world whose files changed since (a finished training, say) is loaded afresh.
 
     Raises:
-        ValueError, FileNotFoundError: no such world or dynamics, or it has no success detector; as the loaders say.
+        ValueError, FileNotFoundError: no such world, dynamics or precision, or no success detector; as the loaders say.
     """
     folder = world_folder(world)
 
     def load() -> OpenWorld:
-        loaded = load_world(folder, dynamics=dynamics, device=device)
+        loaded = load_world(folder, dynamics=dynamics, device=device, precision=precision)
         detector = SuccessDetector.load(folder, device)
         return OpenWorld(loaded, detector, detector.dream_threshold(dynamics))
 
-    return _acquire((*_identity(folder), dynamics, str(device)), load)
+    return _acquire((*_identity(folder), dynamics, str(device), precision), load)
 
 
 def acquire_encoder(world: str | Path, device: torch.device) -> tuple[Key, StateEncoder]:

@@ -63,6 +63,16 @@ def test_it_beats_persistence_at_every_horizon(world: World, dynamics: str) -> N
     assert bool((error < 0.6 * persistence).all()), (error / persistence).tolist()
 
 
+def test_a_dream_in_bfloat16_differs_by_less_than_it_errs(world: World) -> None:
+    reduced = load_world("lift", precision="bfloat16").model
+    features = world.demonstrations.features.float()
+    actions = world.demonstrations.actions[:, :48].unflatten(1, (6, 8))
+    imagined, faster = (open_loop(model, features[:, 0], actions).features for model in (world.model, reduced))
+    assert faster.dtype == torch.float32
+    difference, error = (faster - imagined).abs().mean(), (imagined - features[:, 8:49:8]).abs().mean()
+    assert 0 < float(difference) < 0.1 * float(error)
+
+
 def test_demonstrated_actions_succeed_in_the_dream_and_resting_does_not(world: World) -> None:
     detector = SuccessDetector.load(world.folder)
     features = world.demonstrations.features.float()

@@ -16,12 +16,12 @@ from tests.test_benchmarks import row
 
 CLIENTS = {
     # example: (package, extra, settings that learn in seconds)
-    "sb3_ppo": ("stable_baselines3", "agents", {"total_timesteps": 6144}),
+    "sb3_ppo": ("stable_baselines3", "agents", {"total_timesteps": 6144, "learning_rate": 3e-3}),
     "sb3_sac": ("stable_baselines3", "agents", {"total_timesteps": 2048}),
-    "cleanrl_ppo": ("tensorboard", "agents", {"total_timesteps": 6144}),
-    "torchrl_ppo": ("torchrl", "torchrl", {"total_timesteps": 6144}),
-    "skrl_ppo": ("skrl", "skrl", {"total_timesteps": 8192}),
-    "rllib_ppo": ("ray", "rllib", {"total_timesteps": 6144}),
+    "cleanrl_ppo": ("tensorboard", "agents", {"total_timesteps": 6144, "learning_rate": 3e-3}),
+    "torchrl_ppo": ("torchrl", "torchrl", {"total_timesteps": 6144, "learning_rate": 3e-3}),
+    "skrl_ppo": ("skrl", "skrl", {"total_timesteps": 8192, "learning_rate": 3e-3}),
+    "rllib_ppo": ("ray", "rllib", {"total_timesteps": 6144, "learning_rate": 3e-3}),
 }
 
 
@@ -36,7 +36,7 @@ def test_the_client_learns(name: str, world: str, tmp_path: Path, monkeypatch: p
     pytest.importorskip(package, reason=f'{name} needs {package}: pip install "rla-gym[{extra}]"')
     monkeypatch.chdir(tmp_path)  # clients that log write to runs/
     example = importlib.import_module(f"examples.{name}")
-    learning = train_seeds(example.train, replace(example.Args(), world=world, **settings))
+    learning = train_seeds(example.train, replace(example.Args(), world=world, chunk_length=None, **settings))
     assert learning.before.shape == learning.after.shape == (3, 64)
     assert learning.learned, f"gain {learning.gain}, by seed {(learning.after - learning.before).mean(axis=1)}"
 

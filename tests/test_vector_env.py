@@ -261,6 +261,7 @@ def test_single_env_errors_and_slots(world: str) -> None:
         ({"reward": "dense"}, "unknown reward 'dense'"),
         ({"starts": "last"}, "starts='last': choose one of 'mixed', 'first', 'everywhere'"),
         ({"dynamics": "ode"}, "unknown dynamics 'ode'"),
+        ({"precision": "int8"}, "unknown precision 'int8'"),
         ({"render_mode": "human"}, "render_mode='human'"),
         ({"num_envs": 0}, "num_envs=0 must be at least 1"),
         ({"chunk_length": 9}, "chunk_length=9 must be between 1 and 8"),

@@ -29,7 +29,7 @@ class PositionMixing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``(B, L, W)`` to the update ``(B, L, W)``."""
-        return self.token_out(F.gelu(self.token_in(x.transpose(1, 2)), approximate="tanh")).transpose(1, 2)
+        return self.token_out(F.gelu(self.token_in(x.transpose(1, 2)))).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -75,9 +75,7 @@ class MixerBlock(nn.Module):
         self.channel_norm = nn.LayerNorm(width, elementwise_affine=not modulated)
         channel_hidden = int(width * channel_ratio)
         self.token_mixing = PositionMixing(num_tokens) if mixing == "positions" else SelfAttention(width)
-        self.channel_mlp = nn.Sequential(
-            nn.Linear(width, channel_hidden), nn.GELU(approximate="tanh"), nn.Linear(channel_hidden, width)
-        )
+        self.channel_mlp = nn.Sequential(nn.Linear(width, channel_hidden), nn.GELU(), nn.Linear(channel_hidden, width))
         self.modulation: nn.Linear | None = None
         if modulated:
             self.modulation = nn.Linear(width, 6 * width)
@@ -129,10 +127,12 @@ class Mixer(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None) -> Tensor:
         """Tokens ``(B, L, channels_in)`` to normalised tokens ``(B, L, W)``; ``condition`` is ``(B, W)``."""
-        x = self.token_in(tokens) + self.positions
+        precision = self.positions.dtype  # bfloat16 where the model was asked for reduced precision
+        x = self.token_in(tokens.to(precision)) + self.positions
+        condition = None if condition is None else condition.to(precision)
         for block in self.blocks:
             x = block(x, condition)
-        return self.norm(x)
+        return self.norm(x).to(tokens.dtype)
 
 
 def zero_linear(channels_in: int, channels_out: int) -> nn.Linear:

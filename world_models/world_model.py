@@ -16,6 +16,7 @@ from world_models.checkpoint import save_json, save_tensors
 from world_models.data.demonstrations import Demonstrations
 from world_models.features import EncoderConfig
 from world_models.flow import FlowConfig, LatentFlow
+from world_models.mixer import Mixer
 from world_models.regression import FeatureRegression, RegressionConfig
 from world_models.rgb_decoder import RGBDecoder, RGBDecoderConfig
 from world_models.rla import RLA, RLAConfig
@@ -23,6 +24,8 @@ from world_models.state import StateEncoder
 
 FORMAT = 5
 BUNDLED_WORLDS = Path(__file__).parent / "worlds"
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What the mixers, where nearly all of a prediction's arithmetic is, may be computed in."""
 
 
 @dataclass(frozen=True)
@@ -336,14 +339,19 @@ def load_tensors(path: Path, prefixes: set[str]) -> dict[str, Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-def load_model(folder: Path, dynamics: str = "flow", device: torch.device | str = "cpu") -> WorldModel:
-    """The model in a world folder, frozen, in float32 on ``device``.
+def load_model(
+    folder: Path, dynamics: str = "flow", device: torch.device | str = "cpu", precision: str = "float32"
+) -> WorldModel:
+    """The model in a world folder, frozen, on ``device``.
+
+    States stay float32; with ``precision="bfloat16"`` the mixers compute in that (README: how much that changes).
 
     Raises:
-        ValueError: ``dynamics`` is unknown, or the folder lacks it.
+        ValueError: ``dynamics`` or ``precision`` is unknown, or the folder lacks the dynamics.
     """
-    if dynamics not in DYNAMICS:
-        raise ValueError(f"unknown dynamics {dynamics!r}; choose from {', '.join(DYNAMICS)}")
+    for name, value, choices in (("dynamics", dynamics, DYNAMICS), ("precision", precision, PRECISIONS)):
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
     config = read_config(folder)
     model = DYNAMICS[dynamics](config, StateEncoder.from_config(config.encoder, config.proprioception))
     prefixes = {name for name, _ in model.named_children()}
@@ -354,16 +362,23 @@ def load_model(folder: Path, dynamics: str = "flow", device: torch.device | str 
             f"{folder} does not hold the {dynamics} dynamics its config describes (missing {missing[:2]}, unexpected "
             f"{unexpected[:2]}); train the world anew"
         )
+    for module in model.modules():
+        if isinstance(module, Mixer):
+            module.to(PRECISIONS[precision])
     return model.to(device).eval().requires_grad_(False)
 
 
 def load_world(
-    name_or_path: str | Path = "lift", *, dynamics: str = "flow", device: torch.device | str = "cpu"
+    name_or_path: str | Path = "lift",
+    *,
+    dynamics: str = "flow",
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
 ) -> World:
     """Load a world by bundled name, folder or hub id; see :func:`world_folder` and :func:`load_model`."""
     folder = world_folder(name_or_path)
     demonstrations = Demonstrations.load(folder / "starts.safetensors").to(device)
-    return World(load_model(folder, dynamics, device), demonstrations, folder)
+    return World(load_model(folder, dynamics, device, precision), demonstrations, folder)
 
 
 def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str = "cpu") -> StateEncoder:
