@@ -133,6 +133,35 @@ def plot_reward_alignment(rows: list[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_speed(rows: list[Row], path: Path) -> None:
+    """Control steps per second over the number of dreams, beside what else moves a scene on; both axes logarithmic."""
+    speeds = [row for row in rows if row.metric == "control_steps_per_second"]
+    figure, axis = plt.subplots(figsize=(7.5, 4.2), constrained_layout=True)
+    grown = [(int(_setting(row)["envs"]), row) for row in speeds if row.setting.startswith("growth")]
+    grown = [(envs, row) for envs, row in grown if "chunk_length" not in row.setting]
+    if grown:
+        axis.plot([envs for envs, _ in grown], [row.value for _, row in grown], "o-", color=COLOURS["flow"],
+                  label="dream: flow, float32")  # fmt: skip
+    others = [row for row in speeds if not row.setting.startswith("growth")]
+    for row, colour in zip(others, plt.colormaps["tab20"](np.linspace(0, 1, len(others))), strict=True):
+        setting = _setting(row)
+        details = [f"{setting[name]} {word}" for name, word in (("solver_steps", "solver steps"),) if name in setting]
+        details += [setting["precision"]] if "precision" in setting else []
+        simulator = row.method.startswith("robosuite")
+        axis.plot(int(setting["envs"]), row.value, "s" if simulator else "D", color=colour, markersize=7,
+                  label=", ".join([row.method.replace("_", " "), *details]))  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlabel="environments side by side", ylabel="control steps per second")
+    axis.set_title(speeds[0].hardware, fontsize=9)
+    axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _setting(row: Row) -> dict[str, str]:
+    """The names and values in a row's setting."""
+    return dict(part.split("=", 1) for part in row.setting.split(",") if "=" in part)
+
+
 def plot_ranking(rows: list[Row], path: Path) -> None:
     """Success in the dream over success in the simulator, a point with its intervals per policy."""
     rates = {metric: {row.method: row for row in rows if row.metric == metric} for metric in RATES}

