@@ -258,6 +258,8 @@ def train_ppo(config: PPOConfig) -> Path:
                 finished_returns += (episode_return * done).sum()
                 episode_return *= ~done
 
+            rolled_out = time.perf_counter() - began  # on a GPU, the host's share of it
+
             # ---- advantages: truncated episodes go on in value, terminated ones do not
             with torch.no_grad():
                 flat = features.flatten(0, 1)
@@ -337,7 +339,9 @@ def train_ppo(config: PPOConfig) -> Path:
             if episodes:
                 scalars["charts/dream_success_rate"] = successes / episodes
                 scalars["charts/dream_return"] = total_return / episodes
-            scalars["charts/decisions_per_second"] = T * B / (time.perf_counter() - began)
+            elapsed = time.perf_counter() - began
+            scalars["charts/decisions_per_second"] = T * B / elapsed
+            scalars["charts/rollout_share"] = rolled_out / elapsed
             scalars["losses/updates"] = updates
             if not all(math.isfinite(number) for number in scalars.values()):
                 raise ValueError(f"iteration {iteration}: training diverged, {scalars}; lower --learning-rate")
