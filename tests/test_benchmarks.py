@@ -11,18 +11,10 @@ import torch
 from agents.statistics import mean_over_seeds, paired_difference, seeds_and_states
 from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.ranking import compare, mean_maximum_rank_violation
-from benchmarks.results import Row, print_rows, read_rows, write_rows
+from benchmarks.results import print_rows, read_rows, write_rows
 from benchmarks.reward_alignment import episode_returns, true_progress
 from benchmarks.rollout_errors import auroc
-
-
-def row(**changes: object) -> Row:
-    content = {
-        "bench": "transfer", "task": "Lift", "method": "ppo", "metric": "success_rate", "setting": "placement=wide",
-        "value": 0.0, "low": 0.0, "high": 0.04, "n": 100, "seeds": "0", "unit": "fraction", "hardware": "none",
-        "date": "2026-01-01", "command": "rla-gym bench transfer",
-    }  # fmt: skip
-    return Row(**{**content, **changes})  # type: ignore[arg-type]
+from tests.result_rows import row
 
 
 def test_rows_round_trip_and_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.learning import Learning, evaluate, keep_rows, train_seeds
 from benchmarks.results import read_rows
 from tests.learnable_world import HIDDEN_ACTION, save_learnable_world
-from tests.test_benchmarks import row
+from tests.result_rows import row
 
 CLIENTS = {
     # example: (package, extra, settings that learn in seconds)
