@@ -23,7 +23,17 @@ from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.data.episodes import EpisodeDataset
 
 Method = Literal[
-    "blind", "bc", "iql", "cem", "mppi", "cem_regression", "ppo", "ppo_regression", "ppo_simulator", "iql_ppo"
+    "blind",
+    "bc",
+    "bc_videos",
+    "iql",
+    "cem",
+    "mppi",
+    "cem_regression",
+    "ppo",
+    "ppo_regression",
+    "ppo_simulator",
+    "iql_ppo",
 ]
 Interval = tuple[float, float | None, float | None]
 METHODS: tuple[Method, ...] = ("blind", "bc", "ppo", "ppo_regression")
@@ -45,12 +55,14 @@ class TransferConfig:
         world: bundled name, folder or hub id.
         demonstrations: demonstrations whose actions are cloned (or averaged, by ``blind``). The dream starts from, and
             is rewarded by, the frames of all demonstrations that the world holds.
-        methods: rows of the table. ``ppo`` trains in the flow, ``cem`` and ``mppi`` plan in it; those that end in
-            ``_regression`` do so in the regression. ``ppo_simulator`` trains in the simulator, for as many seconds as
-            ``ppo`` took with the same seed, always in the standard placement and with the simulator's true success.
-            ``iql`` is offline reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is PPO
-            in the dream from there instead of from the clone, rewarded by success alone.
+        methods: rows of the table. ``bc_videos`` also learns from the frames of ``videos`` further demonstrations.
+            ``ppo`` trains in the flow, ``cem`` and ``mppi`` plan in it; those that end in ``_regression`` do so in the
+            regression. ``ppo_simulator`` trains in the simulator, for as many seconds as ``ppo`` took with the same
+            seed, always in the standard placement and with the simulator's true success. ``iql`` is offline
+            reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is PPO in the dream from
+            there instead of from the clone, rewarded by success alone.
         training_seeds: one clone and one dream training each.
+        videos: further demonstrations whose frames alone ``bc_videos`` learns from.
         iterations: PPO iterations in the dream.
         episodes: simulator episodes a policy, on the report seeds, the same for every policy.
         placement: ``standard`` or ``wide``.
@@ -66,6 +78,7 @@ class TransferConfig:
     demonstrations: int = 10
     methods: tuple[Method, ...] = METHODS
     training_seeds: tuple[int, ...] = (0, 1, 2)
+    videos: int = 20
     iterations: int = 100
     episodes: int = 100
     placement: str = "standard"
@@ -139,12 +152,13 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if not _finished(start):
             train_iql(IQLConfig(config.data, config.world, start, seed=seed, device=config.device))
     else:
-        start = runs / f"bc_{name}"
+        videos = config.videos if method == "bc_videos" else 0
+        start = runs / (f"bc_{videos}_videos_{name}" if videos else f"bc_{name}")
         if not _finished(start):
-            cloning = BCConfig(config.world, start, config.demonstrations, seed, device=config.device)
+            cloning = BCConfig(config.world, start, config.demonstrations, videos, seed=seed, device=config.device)
             cloning.progress = config.progress
             train_bc(cloning)
-    if method in BASELINES:
+    if method in (*BASELINES, "bc_videos"):
         return start
     if method in PLANNERS:
         folder = runs / f"{method}_{name}"
@@ -217,6 +231,7 @@ def _rows(
     for method, successes in real.items():
         demonstrations = "all" if method in ON_ALL_EPISODES else config.demonstrations
         setting = f"placement={config.placement},demonstrations={demonstrations}"
+        setting += f",videos={config.videos}" if method == "bc_videos" else ""
         seeds = config.training_seeds[: len(successes)]
         label = ",".join(map(str, seeds))
         dreamed = np.array([outcomes.dream for outcomes in played[method]])
