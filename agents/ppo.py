@@ -258,7 +258,7 @@ def train_ppo(config: PPOConfig) -> Path:
                 finished_returns += (episode_return * done).sum()
                 episode_return *= ~done
 
-            rolled_out = time.perf_counter() - began  # on a GPU, the host's share of it
+            rolled_out = time.perf_counter() - began
 
             # ---- advantages: truncated episodes go on in value, terminated ones do not
             with torch.no_grad():
@@ -341,7 +341,8 @@ def train_ppo(config: PPOConfig) -> Path:
                 scalars["charts/dream_return"] = total_return / episodes
             elapsed = time.perf_counter() - began
             scalars["charts/decisions_per_second"] = T * B / elapsed
-            scalars["charts/rollout_share"] = rolled_out / elapsed
+            if device.type == "cpu":  # a GPU is still at work when the host goes on
+                scalars["charts/rollout_share"] = rolled_out / elapsed
             scalars["losses/updates"] = updates
             if not all(math.isfinite(number) for number in scalars.values()):
                 raise ValueError(f"iteration {iteration}: training diverged, {scalars}; lower --learning-rate")
@@ -454,10 +455,11 @@ def _content(config: PPOConfig) -> dict[str, Any]:
 def _check_same_run(config: PPOConfig, saved: dict[str, Any], checkpoint: Path) -> None:
     """A resumed run may be longer or shown otherwise; anything else would make it another run."""
     free = {"out", "iterations", "seconds", "resume", "overwrite", "progress", "keep_policies", "device", "policy"}
+    saved = _content(PPOConfig()) | saved  # a setting that came later had its default
     changed = {
-        name: (saved.get(name), value)
+        name: (saved[name], value)
         for name, value in _content(config).items()
-        if name not in free and saved.get(name) != value
+        if name not in free and saved[name] != value
     }
     if changed:
         listed = ", ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
@@ -482,6 +484,8 @@ def _check(config: PPOConfig) -> None:
         raise ValueError(f"train_in must be 'dream' or 'simulator', got {config.train_in!r}")
     if config.train_in == "simulator" and (config.uncertainty_penalty or config.max_uncertainty is not None):
         raise ValueError("a simulator has no uncertainty: leave out uncertainty_penalty and max_uncertainty")
+    if config.train_in == "simulator" and config.precision != "float32":
+        raise ValueError(f"a simulator has no precision={config.precision!r}: leave it out")
     if config.uncertainty_penalty < 0:
         raise ValueError(f"uncertainty_penalty must be 0 or more, got {config.uncertainty_penalty}")
     if config.average_decay == 1:

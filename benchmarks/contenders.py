@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +18,8 @@ from rla_gym.ground_truth.rendering import choose_gl_backend
 from rla_gym.ground_truth.simulator import quiet_robosuite
 from rla_gym.tasks import get_task
 
+SAME_STEP = gym.vector.AutoresetMode.SAME_STEP
+"""Every call moves on: with NEXT_STEP the one after an episode's end would only reset."""
 DIFFUSION_CHANNELS = (64, 64, 64, 64)
 DIFFUSION_STEPS = 3
 DIFFUSION_CONTEXT = 4
@@ -58,7 +59,7 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
     """
     envs = gym.make_vec(
         f"RLAWM-{task}-v0", num_envs, device=device, world=world, output="torch", starts="first",
-        autoreset_mode=gym.vector.AutoresetMode.SAME_STEP, **arguments,
+        autoreset_mode=SAME_STEP, **arguments,
     )  # fmt: skip
     envs.reset(seed=0)
     random = np.random.default_rng(0).uniform(-1, 1, envs.action_space.shape).astype(np.float32)
@@ -66,8 +67,7 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
 
     def call() -> None:
         envs.step(actions)
-        if device != "cpu":
-            torch.cuda.synchronize()
+        _wait_for(device)
 
     named = {name: value for name, value in arguments.items() if name != "dynamics"}
     chunk_length = envs.unwrapped.chunk_length  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
 
 def tuned_robosuite(processes: int, world: str, *, task: str = "Lift") -> Contender:
     """The ground-truth twin on all cores: our renderer, one picture a chunk, its features encoded in one batch."""
-    envs = gym.make_vec(f"Robosuite-{task}-v0", processes, world=world, vectorization="async")
+    envs = gym.make_vec(f"Robosuite-{task}-v0", processes, world=world, vectorization="async", autoreset_mode=SAME_STEP)
     envs.reset(seed=0)
     actions = np.random.default_rng(0).uniform(-1, 1, envs.action_space.shape).astype(np.float32)
     steps = processes * envs.unwrapped.chunk_length  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def tuned_robosuite(processes: int, world: str, *, task: str = "Lift") -> Conten
 
 def camera_robosuite(processes: int, *, task: str = "Lift") -> Contender:
     """robosuite as its documentation has it: its own camera observation at every control step, on all cores."""
-    envs = start_processes(partial(CameraRobosuite, task), processes, gym.vector.AutoresetMode.NEXT_STEP)
+    envs = start_processes(partial(CameraRobosuite, task), processes, SAME_STEP)
     envs.reset(seed=0)
     actions = np.random.default_rng(0).uniform(-1, 1, envs.action_space.shape).astype(np.float32)
     setting = f"envs={processes},device=cpu,processes={processes}"
@@ -114,13 +114,13 @@ class CameraRobosuite(gym.Env[np.ndarray, np.ndarray]):
         self._env = robosuite.make(
             spec.robosuite_name, robots=spec.robot, has_renderer=False, has_offscreen_renderer=True,
             use_camera_obs=True, use_object_obs=False, camera_names="agentview", camera_heights=size,
-            camera_widths=size, control_freq=spec.control_hz, hard_reset=False,
+            camera_widths=size, control_freq=spec.control_hz, hard_reset=False, seed=0,
         )  # fmt: skip
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (self._env.action_dim,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """The first picture of a new episode; robosuite has no seed for it."""
+        """The first picture of the next episode; robosuite's own seed is that of its making, 0."""
         super().reset(seed=seed)
         return self._env.reset()["agentview_image"], {}
 
@@ -137,7 +137,13 @@ class CameraRobosuite(gym.Env[np.ndarray, np.ndarray]):
 def video_diffusion(size: int, frames: int, device: str) -> Contender:
     """A pixel world model's step: every control step's frame is denoised anew from the frames before it.
 
-    A `diffusers` UNet of DIAMOND's channels and denoising steps, with random weights, at the videos' resolution.
+    A `diffusers` UNet of DIAMOND's channels and denoising steps, with random weights and without the actions (which
+    cost next to nothing), at the videos' resolution, where DIAMOND has 64 pixels.
+
+    Args:
+        size: of a frame, pixels.
+        frames: dreamed side by side.
+        device: where.
 
     Raises:
         ImportError: diffusers is missing; ``pip install "rla-gym[speed]"``.
@@ -161,8 +167,7 @@ def video_diffusion(size: int, frames: int, device: str) -> Contender:
         frame = torch.randn(frames, 3, size, size, device=device)
         for _ in range(DIFFUSION_STEPS):
             frame = unet(torch.cat([frame, context], dim=1), at).sample
-        if device != "cpu":
-            torch.cuda.synchronize()
+        _wait_for(device)
         return frame
 
     millions = sum(parameter.numel() for parameter in unet.parameters()) / 1e6
@@ -170,17 +175,19 @@ def video_diffusion(size: int, frames: int, device: str) -> Contender:
     return Contender("video_diffusion", setting, frames, call, frames)
 
 
-def matmul_rates(device: str, precisions: Sequence[str], size: int = 2048, repeats: int = 5) -> dict[str, float]:
-    """FLOP per second of a plain square matrix product, the best of some, by precision: what this machine's peak is."""
-    rates = {}
-    for precision in precisions:
-        left = torch.rand(size, size, device=device).to(getattr(torch, precision))
-        best = float("inf")
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
+def matrix_product(device: str, precision: str) -> Contender:
+    """A plain square matrix product, whose "control steps" are floating-point operations: this machine's peak."""
+    size, repeats = (2048, 1) if device == "cpu" else (8192, 16)
+    left = torch.rand(size, size, device=device).to(getattr(torch, precision))
+
+    def call() -> None:
+        for _ in range(repeats):
             left @ left
-            if device != "cpu":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - began)
-        rates[precision] = 2 * size**3 / best
-    return rates
+        _wait_for(device)
+
+    return Contender("matrix_product", f"device={device},precision={precision}", 2 * size**3 * repeats, call)
+
+
+def _wait_for(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)

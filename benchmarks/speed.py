@@ -5,8 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +21,12 @@ from tqdm import tqdm
 
 from agents.evaluate import command_line, describe_hardware
 from agents.policy import choose_device
+from agents.statistics import mean_over_seeds
 from benchmarks.contenders import (
     Contender,
     camera_robosuite,
     dream,
-    matmul_rates,
+    matrix_product,
     tuned_robosuite,
     video_diffusion,
 )
@@ -30,7 +34,15 @@ from benchmarks.plots import plot_speed
 from benchmarks.results import Row, today, write_rows
 from benchmarks.soak import memory
 from rla_gym.tasks import get_task
-from world_models.world_model import PRECISIONS
+from world_models.open_loop import open_loop
+from world_models.world_model import PRECISIONS, load_world, read_config, world_folder
+
+Facts = tuple[str, str, str]
+"""Hardware, date and command."""
+RATIOS = {
+    "robosuite_camera": "control_steps_ratio_vs_robosuite",
+    "robosuite_tuned": "control_steps_ratio_vs_tuned_robosuite",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,9 @@ class SpeedConfig:
     """Compare with robosuite, which must be installed."""
     video_diffusion: bool = True
     """Compare with a video diffusion model, for which diffusers must be installed."""
-    out: Path = field(default=Path("benchmarks/results/speed.json"))
+    diffusion_frames: int = 2
+    """Frames that it denoises side by side; more are no faster each on a CPU, on a GPU give ``num_envs``."""
+    out: Path = Path("benchmarks/results/speed.json")
     """JSON of the result rows; the picture lies beside it."""
     progress: bool = True
     """Show a progress bar."""
@@ -70,66 +84,63 @@ def run(config: SpeedConfig) -> list[Row]:
         ValueError: a setting is out of range.
         ImportError: robosuite or diffusers is asked for and missing.
     """
-    if config.rounds < 1 or config.seconds <= 0 or config.num_envs < 1:
-        raise ValueError("rounds and num_envs must be at least 1, and seconds positive")
+    _check(config)
     device, cores = str(choose_device(config.device)), len(os.sched_getaffinity(0))
-    rates = matmul_rates(device, tuple(PRECISIONS))
-    compared = [
-        dream(config.num_envs, device, config.world, solver_steps=steps, precision=precision)
-        for precision in PRECISIONS
-        for steps in config.solver_steps
-    ]
-    compared += [
-        dream(config.num_envs, device, config.world, dynamics="regression", precision=precision)
-        for precision in PRECISIONS
-    ]
-    if config.robosuite:
-        compared += [tuned_robosuite(cores, config.world), camera_robosuite(cores)]
-    if config.video_diffusion:
-        compared.append(video_diffusion(get_task("Lift").camera.size, 2, device))
-    arithmetic = {id(contender): _flops(contender) for contender in compared if contender.frames}
-    speeds = take_turns(compared, config.rounds, config.seconds, config.progress)
-
+    size = get_task("Lift").camera.size
     facts = (describe_hardware(device), today(), command_line())
-    rows: list[Row] = []
+    makers: list[Callable[[], Contender]] = []
+    if config.video_diffusion:  # first, for an extra that is missing is noticed before anything else starts
+        makers.append(partial(video_diffusion, size, config.diffusion_frames, device))
+    if config.robosuite:
+        makers += [partial(tuned_robosuite, cores, config.world), partial(camera_robosuite, cores)]
+    for precision in PRECISIONS:
+        makers.append(partial(matrix_product, device, precision))
+        dreams = [{"solver_steps": steps} for steps in config.solver_steps] + [{"dynamics": "regression"}]
+        reduced = {} if precision == "float32" else {"precision": precision}
+        makers += [partial(dream, config.num_envs, device, config.world, **one, **reduced) for one in dreams]
+    with ExitStack() as stack:
+        contenders = _open(makers, stack)
+        arithmetic = [_flops(contender) if contender.frames else 0.0 for contender in contenders]
+        speeds = take_turns(contenders, config.rounds, config.seconds, config.progress)
+    rows = _rows(contenders, speeds, arithmetic, facts)
+    write_rows(config.out, rows)
 
-    def add(contender: Contender, metric: str, values: np.ndarray | float, unit: str) -> None:
-        middle, *ends = np.quantile(np.atleast_1d(values), [0.5, 0.0, 1.0])
-        low, high = ends if np.size(values) > 1 else (None, None)
+    makers = [partial(dream, envs, device, config.world) for envs in config.growth_envs]
+    makers += [
+        partial(dream, config.num_envs, device, config.world, chunk_length=length)
+        for length in config.growth_chunk_lengths
+    ]
+    with ExitStack() as stack:
+        contenders = _open(makers, stack)
+        speeds = take_turns(contenders, config.rounds, config.seconds / 2, config.progress)
+    for contender, speed in zip(contenders, speeds, strict=True):
         rows.append(
-            Row("speed", "Lift", contender.method, metric, contender.setting, float(middle), low, high, np.size(values),
-                "0", unit, *facts)
-        )  # fmt: skip
-
-    simulators = {
-        contender.method: speed for contender, speed in zip(compared, speeds, strict=True) if not contender.frames
-    }
-    for contender, speed in zip(compared, speeds, strict=True):
-        add(contender, "control_steps_per_second", speed, "1/s")
-        if not contender.frames:
-            continue
-        for rival, metric in (("robosuite_camera", "robosuite"), ("robosuite_tuned", "tuned_robosuite")):
-            if rival in simulators:
-                add(contender, f"control_steps_ratio_vs_{metric}", speed / simulators[rival], "1")
-        flops = arithmetic[id(contender)]
-        add(contender, "gflops_per_predicted_frame", flops / contender.frames / 1e9, "GFLOP")
-        share = flops * speed / contender.control_steps / rates[contender.precision]
-        add(contender, "share_of_peak", share, "fraction of a matrix product's rate")
-    for contender in compared:
-        contender.close()
-    compared = []
-
-    rows += _growth(config, device, facts)
+            _row(contender.method, "control_steps_per_second", f"growth,{contender.setting}", speed, "1/s", facts)
+        )
+    for envs in dict.fromkeys((1, max(config.growth_envs))):
+        setting = f"envs={envs},device={device}"
+        rows.append(_row("flow", "peak_memory_mib", setting, _memory_of(envs, device, config.world), "MiB", facts))
+    difference = _reduced_precision_difference(config.world, device)
+    rows.append(_row("flow", "difference_vs_error", "precision=bfloat16,chunks=6", difference, "fraction", facts))
     write_rows(config.out, rows)
     plot_speed(rows, config.out.with_suffix(".png"))
-    _print(rows, device, rates)
+    _print(rows, device)
     return rows
+
+
+def _open(makers: Sequence[Callable[[], Contender]], stack: ExitStack) -> list[Contender]:
+    """All contenders, closed with the stack."""
+    contenders = []
+    for make in makers:
+        contenders.append(make())
+        stack.callback(contenders[-1].close)
+    return contenders
 
 
 def take_turns(
     contenders: Sequence[Contender], rounds: int, seconds: float, progress: bool = False
 ) -> list[np.ndarray]:
-    """Control steps per second (rounds,) of each contender.
+    """Control steps per second of each contender, one array (rounds,) float64 for each.
 
     All have a turn before any has its next, so that a machine that slows down slows all of them down.
     """
@@ -147,64 +158,115 @@ def take_turns(
     return list(speeds)
 
 
-def _growth(config: SpeedConfig, device: str, facts: tuple[str, str, str]) -> list[Row]:
-    """Rows of how speed grows with dreams and with chunk length, and of the memory that many dreams take."""
+def _rows(
+    contenders: Sequence[Contender], speeds: Sequence[np.ndarray], arithmetic: Sequence[float], facts: Facts
+) -> list[Row]:
+    """Speeds, ratios of the same rounds' speeds, and arithmetic, of each contender."""
+    simulators = {
+        name: speed
+        for contender, speed in zip(contenders, speeds, strict=True)
+        if (name := RATIOS.get(contender.method)) is not None
+    }
+    peaks = {
+        contender.setting.rpartition("=")[2]: speed
+        for contender, speed in zip(contenders, speeds, strict=True)
+        if contender.method == "matrix_product"
+    }
     rows = []
-    for name, values in (("envs", config.growth_envs), ("chunk_length", config.growth_chunk_lengths)):
-        for value in values:
-            if name == "envs":
-                contender = dream(value, device, config.world)
-            else:
-                contender = dream(config.num_envs, device, config.world, chunk_length=value)
-            (speed,) = take_turns([contender], 3, config.seconds / 2)
-            contender.close()
-            low, middle, high = (float(found) for found in np.sort(speed))
-            rows.append(
-                Row("speed", "Lift", "flow", "control_steps_per_second", f"growth,{contender.setting}", middle, low,
-                    high, len(speed), "0", "1/s", *facts)
-            )  # fmt: skip
-    most = max(config.growth_envs)
-    # A process of its own: its peak is this dream's, libraries included.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        mebibytes = pool.apply(_peak_memory, (most, device, config.world))
-    rows.append(
-        Row("speed", "Lift", "flow", "peak_memory_mib", f"envs={most},device={device}", mebibytes, None, None, 1, "0",
-            "MiB", *facts)
-    )  # fmt: skip
+    for contender, speed, flops in zip(contenders, speeds, arithmetic, strict=True):
+        if contender.method == "matrix_product":
+            measured = {"gflops_per_second": (speed / 1e9, "GFLOP/s")}
+        else:
+            measured = {"control_steps_per_second": (speed, "1/s")}
+        if contender.frames:
+            measured |= {name: (speed / rival, "fraction") for name, rival in simulators.items()}
+            each = np.array([flops / contender.frames / 1e9])
+            measured["gflops_per_predicted_frame"] = (each, "GFLOP")
+            share = flops * speed / contender.control_steps / peaks[contender.precision]
+            measured["share_of_peak"] = (share, "fraction")
+        for metric, (values, unit) in measured.items():
+            rows.append(_row(contender.method, metric, contender.setting, values, unit, facts))
     return rows
 
 
+def _row(method: str, metric: str, setting: str, values: np.ndarray, unit: str, facts: Facts) -> Row:
+    """Mean over rounds with its 95 % t interval; no interval of a single value."""
+    value, low, high = mean_over_seeds(values) if len(values) > 1 else (float(values[0]), None, None)
+    return Row("speed", "Lift", method, metric, setting, value, low, high, len(values), "0", unit, *facts)
+
+
+def _reduced_precision_difference(world: str, device: str) -> np.ndarray:
+    """How far dreams of the demonstrations' actions in bfloat16 end from those in float32, in units (1,) of the error.
+
+    Mean absolute difference of the features after as many chunks as an episode has, divided by that between the dream
+    in float32 and the demonstrations' own frames.
+    """
+    ends = []
+    for precision in PRECISIONS:
+        opened = load_world(world, device=device, precision=precision)
+        demonstrations, length = opened.demonstrations, opened.model.chunk_length
+        chunks = min(6, (demonstrations.features.shape[1] - 1) // length)
+        actions = demonstrations.actions[:, : chunks * length].unflatten(1, (chunks, length))
+        ends.append(open_loop(opened.model, demonstrations.features[:, 0].float(), actions).features[:, -1])
+    error = (ends[0] - demonstrations.features[:, chunks * length].float()).abs().mean()
+    return np.array([float((ends[1] - ends[0]).abs().mean() / error)])
+
+
+def _memory_of(num_envs: int, device: str, world: str) -> np.ndarray:
+    """MiB (1,) at most that a process needed, a new one, to make this dream and step it twice.
+
+    On a CPU that is all of the process, libraries included; on a GPU what torch reserved there, without CUDA itself.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return np.array([pool.submit(_peak_memory, num_envs, device, world).result()])
+
+
 def _peak_memory(num_envs: int, device: str, world: str) -> float:
-    """MiB at most that a process held which made this dream and stepped it: of the GPU, where the dream is there."""
     contender = dream(num_envs, device, world)
     for _ in range(2):
         contender.call()
     contender.close()
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return memory("VmHWM")
+    return memory("VmHWM") if device == "cpu" else torch.cuda.max_memory_reserved(device) / 2**20
 
 
 def _flops(contender: Contender) -> float:
-    """Floating-point operations of one call, by torch's counter: matrix products, convolutions and attention."""
+    """Floating-point operations of one call, by torch's counter: matrix products, convolutions and attention.
+
+    Recurrences, about 2 % of the arithmetic here, are not counted. What a dream in bfloat16 still does in float32
+    counts like the rest.
+    """
     with FlopCounterMode(display=False) as counter:
         contender.call()
     return float(counter.get_total_flops())
 
 
-def _print(rows: list[Row], device: str, rates: dict[str, float]) -> None:
+def _print(rows: list[Row], device: str) -> None:
     """One line per contender, one column per metric."""
-    console = Console(width=max(170, Console().width))
-    for precision, rate in rates.items():
-        console.print(f"a matrix product in {precision} on {device}: {rate / 1e9:.0f} GFLOP/s")
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    table = Table(title="speed: median over turns")
+    table = Table(title="speed: mean over turns")
     for name in ("method", "setting", *(metric.replace("_", " ") for metric in metrics)):
         about = name in {"method", "setting"}
         table.add_column(name, justify="left" if about else "right", no_wrap=about)
     for method, setting in dict.fromkeys((row.method, row.setting) for row in rows):
         found = {row.metric: f"{row.value:.4g}" for row in rows if (row.method, row.setting) == (method, setting)}
         table.add_row(method, setting, *(found.get(metric, "") for metric in metrics))
+    console = Console(width=max(190, Console().width))
     console.print(table)
     if device == "cpu":
         console.print("No GPU here: rows are of the CPU alone.")
+
+
+def _check(config: SpeedConfig) -> None:
+    if not 2 <= config.rounds <= 10:
+        raise ValueError(f"rounds={config.rounds}: give 2 to 10, for an interval over them")
+    if not config.seconds > 0:
+        raise ValueError(f"seconds must be positive, got {config.seconds}")
+    numbers = {"num_envs": (config.num_envs,), "diffusion_frames": (config.diffusion_frames,)}
+    for name in ("solver_steps", "growth_envs", "growth_chunk_lengths"):
+        numbers[name] = getattr(config, name)
+    for name, values in numbers.items():
+        if not values or min(values) < 1:
+            raise ValueError(f"{name} must be at least 1, got {' '.join(map(str, values)) or 'nothing'}")
+    longest = read_config(world_folder(config.world)).chunk_length
+    if max(config.growth_chunk_lengths) > longest:
+        raise ValueError(f"growth_chunk_lengths: the world's longest chunk is {longest}")

@@ -94,11 +94,13 @@ def run(config: TransferConfig) -> list[Row]:
     """Train what is missing, evaluate on the report seeds, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: an unknown method, or ``iql`` or ``iql_ppo`` without data.
+        ValueError: an unknown method, ``bc_videos`` without videos, or ``iql`` or ``iql_ppo`` without data.
     """
     unknown = sorted(set(config.methods) - set(get_args(Method)))
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}; choose from {', '.join(get_args(Method))}")
+    if "bc_videos" in config.methods and config.videos < 1:
+        raise ValueError(f"videos must be at least 1 for bc_videos, got {config.videos}")
     if config.data is None and (offline := [name for name in config.methods if name in ON_ALL_EPISODES]):
         raise ValueError(f"{offline[0]} learns from the world's dataset, and none was given; pass --data")
     played: dict[str, list[Outcomes]] = {}
@@ -136,7 +138,8 @@ def run(config: TransferConfig) -> list[Row]:
 def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
     """The policy folder of a method and a training seed; trained unless it is there already.
 
-    Folders are named by all that a policy depends on, the world's weights and the data included.
+    Folders are named by the world's weights, the data and what this benchmark lets vary. Agents have their defaults:
+    where those have changed since, ask for another ``runs``.
     """
     runs = config.runs / f"{Path(config.world).name}-{world_digest(config.world)[:8]}"
     name = f"{config.demonstrations}_demonstrations_seed{seed}"

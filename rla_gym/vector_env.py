@@ -52,7 +52,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         task: name of a task in :mod:`rla_gym.tasks`, which must be the world's; None for whatever the world shows.
         world: name of a bundled world, or a world folder.
         dynamics: "flow" (samples futures) or "regression" (predicts one).
-        device, precision: a torch device; "float32" or "bfloat16" (faster, and differs by less than the model errs).
+        device, precision: a torch device; "float32", or "bfloat16" (faster where the processor has it).
         obs: name of an observation, or several names for a dict of them.
         output: "numpy" or "torch".
         reward: "corresponding" (in time), "goal", "progress", "success_probability" or "sparse", each a class in

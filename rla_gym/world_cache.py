@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rewards.success import SuccessDetector
+from world_models.checkpoint import tensor_bytes
 from world_models.state import StateEncoder
 from world_models.world_model import World, load_encoder, load_world, world_folder
 
@@ -45,7 +46,7 @@ class OpenWorld:
             demonstrations.features,
             demonstrations.lengths,
         ):
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor_bytes(tensor))
         return digest.hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.policy import load_policy
 from rla_gym import cli
 from tests.synthetic_dataset import write_moving_square
 from world_models.data.episodes import EpisodeDataset
@@ -141,8 +142,10 @@ def test_ppo_goes_on_from_what_all_episodes_taught(tmp_path: Path, monkeypatch: 
     data, runs, out = write_moving_square(tmp_path / "data"), tmp_path / "runs", tmp_path / "transfer.json"
     arguments = ["bench", "transfer", "--training-seeds", 0, "--iterations", 1, "--episodes", 2, "--runs", runs,
                  "--out", out, "--no-progress"]  # fmt: skip
-    rla_gym_command(monkeypatch, *arguments, "--methods", "bc")
-    (clone,) = runs.glob("*/bc_*")
+    rla_gym_command(monkeypatch, *arguments, "--methods", "bc", "bc_videos", "--videos", 3)
+    (watching,) = runs.glob("*/bc_3_videos_*")
+    assert load_policy(watching).facts["training"]["videos"] == 3
+    (clone,) = runs.glob("*/bc_10_*")
     # A finished policy is used again: the clone stands for what a long training would give.
     shutil.copytree(clone, clone.with_name(f"iql_{data.fingerprint()[:8]}_seed0"))
     rla_gym_command(monkeypatch, *arguments, "--methods", "iql", "iql_ppo", "--data", data.root)
@@ -150,3 +153,7 @@ def test_ppo_goes_on_from_what_all_episodes_taught(tmp_path: Path, monkeypatch: 
     assert "demonstrations=all" in table["iql_ppo", "success_rate"]["setting"]
     gain = table["iql_ppo", "success_rate"]["value"] - table["iql", "success_rate"]["value"]
     assert table["iql_ppo", "success_gain_over_iql"]["value"] == pytest.approx(gain)
+    (trained,) = runs.glob("*/iql_ppo_*")
+    training = load_policy(trained).facts["training"]
+    assert training["reward"] == "sparse"
+    assert Path(training["policy"]).name.startswith("iql_")

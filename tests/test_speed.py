@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.contenders import CameraRobosuite, Contender, dream
+from benchmarks.contenders import CameraRobosuite, Contender, dream, video_diffusion
 from benchmarks.speed import SpeedConfig, run, take_turns
 
 
@@ -23,11 +24,14 @@ def test_turns_alternate_and_speeds_are_of_control_steps() -> None:
 
         return Contender(name, "", control_steps, call)
 
-    slow, fast = take_turns([contender("slow", 0.02, 8), contender("fast", 0.01, 8)], rounds=3, seconds=0.001)
-    assert called == ["slow", "fast"] * 4  # once to warm up, then once a round
+    slow, fast = take_turns([contender("slow", 0.03, 8), contender("fast", 0.002, 8)], rounds=3, seconds=0.02)
+    turns = [name for name, _ in groupby(called)]
+    assert turns == ["slow", "fast"] * 4  # once to warm up, then once a round
+    assert called.count("fast") > 6  # a turn is as many calls as it has time for
     assert len(slow) == len(fast) == 3
-    assert bool((slow <= 8 / 0.02).all())
+    assert bool((slow <= 8 / 0.03).all())
     assert bool((fast > slow).all())
+    assert bool((fast <= 8 / 0.002).all())
 
 
 def test_a_dream_is_worth_its_chunks(world: str) -> None:
@@ -49,7 +53,7 @@ def test_the_table_holds_every_contender(world: str, tmp_path: Path) -> None:
         (one,) = [row for row in found if (row["method"], row["setting"], row["metric"]) == (method, setting, metric)]
         return one
 
-    three, once = (f"envs=2,device=cpu,solver_steps={steps},precision=float32" for steps in (3, 1))
+    three, once = (f"envs=2,device=cpu,solver_steps={steps}" for steps in (3, 1))
     speed = row("flow", three, "control_steps_per_second")
     assert speed["low"] <= speed["value"] <= speed["high"]
     assert 0 < row("flow", three, "share_of_peak")["value"] < 1.5
@@ -58,7 +62,12 @@ def test_the_table_holds_every_contender(world: str, tmp_path: Path) -> None:
     assert row("regression", "envs=2,device=cpu,precision=bfloat16", "control_steps_per_second")["value"] > 0
     for setting in ("growth,envs=4,device=cpu", "growth,envs=2,device=cpu,chunk_length=8"):
         assert row("flow", setting, "control_steps_per_second")["value"] > 0
-    assert row("flow", "envs=4,device=cpu", "peak_memory_mib")["value"] > 50
+    few, many = (row("flow", f"envs={envs},device=cpu", "peak_memory_mib")["value"] for envs in (1, 4))
+    assert 50 < few < 1.5 * many
+    assert row("matrix_product", "device=cpu,precision=bfloat16", "gflops_per_second")["value"] > 0
+    assert 0 < row("flow", "precision=bfloat16,chunks=6", "difference_vs_error")["value"] < 1
+    chunk = row("flow", "growth,envs=2,device=cpu,chunk_length=2", "control_steps_per_second")
+    assert chunk["low"] <= chunk["value"] <= chunk["high"]
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
@@ -76,3 +85,14 @@ def test_robosuites_own_camera_gives_a_picture_after_every_control_step() -> Non
 def test_bad_settings_are_refused_before_anything_is_opened() -> None:
     with pytest.raises(ValueError, match="rounds"):
         run(SpeedConfig(rounds=0))
+    with pytest.raises(ValueError, match="growth_envs must be at least 1, got nothing"):
+        run(SpeedConfig(growth_envs=()))
+    with pytest.raises(ValueError, match="longest chunk is 8"):
+        run(SpeedConfig(growth_chunk_lengths=(9,)))
+
+
+def test_video_diffusion_dreams_a_frame_per_control_step() -> None:
+    pytest.importorskip("diffusers", reason='pip install "rla-gym[speed]"')
+    contender = video_diffusion(size=32, frames=2, device="cpu")
+    assert contender.call().shape == (2, 3, 32, 32)
+    assert contender.control_steps == contender.frames == 2

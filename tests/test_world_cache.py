@@ -34,6 +34,18 @@ def test_rendering_decodes_the_present_state(make: Make) -> None:
         assert pixels.render() is None
 
 
+def test_a_reduced_precision_is_another_dream(make: Make) -> None:
+    before = world_cache.open_worlds()
+    full, reduced = make(4, output="torch"), make(4, output="torch", precision="bfloat16")
+    assert world_cache.open_worlds() == before + 2
+    seen = []
+    for env in (full, reduced):
+        env.reset(seed=0)
+        seen.append(env.step(np.full(env.action_space.shape, 0.3, np.float32))[0])
+    assert seen[1].dtype == seen[0].dtype
+    assert 0 < float((seen[1] - seen[0]).abs().max()) < 0.1
+
+
 def test_worlds_are_shared_and_freed(world: str, tmp_path: Path) -> None:
     world = str(shutil.copytree(world, tmp_path / "own"))
     gc.collect()

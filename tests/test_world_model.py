@@ -103,6 +103,8 @@ def test_unknown_world_and_other_format_are_named(tmp_path: Path, tiny_world_fol
         world_folder(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="nobody/nothing"):
         world_folder("nobody/nothing")
+    with pytest.raises(ValueError, match="loaded in float32"):
+        load_model(tiny_world_folder, precision="bfloat16").save(tmp_path / "reduced")
     with pytest.raises(ValueError, match="unknown dynamics 'magic'"):
         load_world(tiny_world_folder, dynamics="magic")
     config = json.loads((tiny_world_folder / "config.json").read_text())

@@ -23,6 +23,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     temporary.replace(path)
 
 
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The numbers of a tensor of any dtype, for digests."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def save_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically."""
     path = Path(path)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from world_models.checkpoint import tensor_bytes
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import Windows
 from world_models.open_loop import open_loop
@@ -218,7 +219,7 @@ def weights_digest(module: torch.nn.Module) -> str:
     """Short digest of a module's weights, for the keys of later stages."""
     digest = hashlib.sha256()
     for tensor in module.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()[:16]
 
 

@@ -176,7 +176,12 @@ class WorldModel(nn.Module):
         Args:
             folder: the world's folder.
             dtype: floating-point type of the weights on disk; float16 halves the file.
+
+        Raises:
+            ValueError: the model was loaded in reduced precision, so that its own weights are gone.
         """
+        if any(parameter.dtype == torch.bfloat16 for parameter in self.parameters()):
+            raise ValueError("this model was loaded with precision='bfloat16': save one that was loaded in float32")
         folder = Path(folder)
         tensors = _stored(self.state_dict(), dtype)
         config, weights = self.config, folder / "model.safetensors"
@@ -344,7 +349,7 @@ def load_model(
 ) -> WorldModel:
     """The model in a world folder, frozen, on ``device``.
 
-    States stay float32; with ``precision="bfloat16"`` the mixers compute in that (README: how much that changes).
+    States stay float32; with ``precision="bfloat16"`` the mixers compute in that: faster where the processor has it.
 
     Raises:
         ValueError: ``dynamics`` or ``precision`` is unknown, or the folder lacks the dynamics.

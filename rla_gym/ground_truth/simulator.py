@@ -95,8 +95,12 @@ class Simulator:
 
 
 def quiet_robosuite() -> None:
-    """Call before robosuite is imported: it then logs hints for its developers, and every optional package missing."""
-    logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+    """Silence what robosuite logs at import: hints for its developers, and every optional package that is missing."""
+    logging.getLogger("robosuite_logs").addFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
