@@ -178,6 +178,13 @@ def plot_ranking(rows: list[Row], path: Path) -> None:
     told = ", ".join(f"{row.metric} {row.value:.2f}" for row in rows if row.metric in ("pearson", "spearman", "mmrv"))
     axis.set(title=told, xlabel="success in the simulator", ylabel="success in the dream", xlim=(0, 1), ylim=(0, 1))
     listed = "\n".join(f"{number}  {name}" for number, name in enumerate(names, start=1))
-    axis.text(1.05, 1.0, listed, fontsize=8, verticalalignment="top", transform=axis.transAxes)
+    axis.text(
+        1.05,
+        1.0,
+        listed,
+        fontsize=min(8.0, 210 / (listed.count("\n") + 1)),
+        verticalalignment="top",
+        transform=axis.transAxes,
+    )
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
