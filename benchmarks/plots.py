@@ -96,7 +96,7 @@ def plot_success(rows: list[Row], path: Path) -> None:
     axis.plot([], [], "D", color="#d9730d", label="in the dream")
     axis.plot([], [], "o", color="white", markeredgecolor="black", label="one training seed")
     axis.set_yticks(range(len(pooled)), [row.method for row in reversed(pooled)])
-    axis.set(xlim=(0, 1), xlabel="success rate in the simulator, 95 % interval", title=pooled[0].setting)
+    axis.set(xlim=(0, 1), xlabel="success rate in the simulator, 95 % interval", title=pooled[0].setting.split(",")[0])
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
