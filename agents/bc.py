@@ -22,7 +22,7 @@ from world_models.data.demonstrations import Demonstrations
 from world_models.world_model import RLAWorldModel, load_model, read_config, world_folder
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BCConfig:
     """Settings of `train_bc`."""
 

@@ -41,9 +41,16 @@ def demo(config: DemoConfig) -> None:
     """Train in the dream, evaluate before and after in the simulator; print the table, write PNG, JSON and video."""
     began = time.monotonic()
     transfer = TransferConfig(
-        config.world, config.demonstrations, ("blind", "bc", "ppo"), (config.seed,), config.iterations,
-        config.episodes, device=config.device, runs=config.out / "policies", out=config.out / "transfer.json",
-    )  # fmt: skip
+        world=config.world,
+        demonstrations=config.demonstrations,
+        methods=("blind", "bc", "ppo"),
+        training_seeds=(config.seed,),
+        iterations=config.iterations,
+        episodes=config.episodes,
+        device=config.device,
+        runs=config.out / "policies",
+        out=config.out / "transfer.json",
+    )
     run(transfer)
     policy = train_policy(transfer, "ppo", config.seed)
     video = config.out / "dream_and_real.mp4"

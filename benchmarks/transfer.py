@@ -47,7 +47,7 @@ ON_ALL_EPISODES = ("iql", "iql_ppo")
 PLANNERS: dict[str, Literal["cem", "mppi"]] = {"cem": "cem", "mppi": "mppi", "cem_regression": "cem"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TransferConfig:
     """Settings of the transfer benchmark.
 
@@ -158,8 +158,15 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         videos = config.videos if method == "bc_videos" else 0
         start = runs / (f"bc_{videos}_videos_{name}" if videos else f"bc_{name}")
         if not _finished(start):
-            cloning = BCConfig(config.world, start, config.demonstrations, videos, seed=seed, device=config.device)
-            cloning.progress = config.progress
+            cloning = BCConfig(
+                world=config.world,
+                out=start,
+                demonstrations=config.demonstrations,
+                videos=videos,
+                seed=seed,
+                device=config.device,
+                progress=config.progress,
+            )
             train_bc(cloning)
     if method in (*BASELINES, "bc_videos"):
         return start

@@ -164,8 +164,8 @@ def test_bc_is_reproducible(world: Path, tmp_path: Path, clone: Path) -> None:
 def test_of_videos_the_frames_alone_are_used(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world, tmp_path / "world")
     demonstrations = Demonstrations.load(world / "starts.safetensors")
-    config = BCConfig(str(tmp_path / "world"), tmp_path / "bc", demonstrations=2, videos=3, steps=30, width=32,
-                      device="cpu", progress=False)  # fmt: skip
+    config = BCConfig(world=str(tmp_path / "world"), out=tmp_path / "bc", demonstrations=2, videos=3, steps=30,
+                      width=32, device="cpu", progress=False)  # fmt: skip
     policies = []
     for unknown in (0.0, float("nan")):
         actions = demonstrations.actions.clone()

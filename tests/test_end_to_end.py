@@ -140,14 +140,17 @@ def test_transfer_pairs_policies_on_the_same_states(tmp_path: Path, monkeypatch:
 
 def test_ppo_goes_on_from_what_all_episodes_taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, runs, out = write_moving_square(tmp_path / "data"), tmp_path / "runs", tmp_path / "transfer.json"
-    arguments = ["bench", "transfer", "--training-seeds", 0, "--iterations", 1, "--episodes", 2, "--runs", runs,
+    arguments = ["bench", "transfer", "--training-seeds", 1, "--iterations", 1, "--episodes", 2, "--runs", runs,
                  "--out", out, "--no-progress"]  # fmt: skip
     rla_gym_command(monkeypatch, *arguments, "--methods", "bc", "bc_videos", "--videos", 3)
     (watching,) = runs.glob("*/bc_3_videos_*")
     assert load_policy(watching).facts["training"]["videos"] == 3
+    assert load_policy(watching).facts["training"]["seed"] == 1
     (clone,) = runs.glob("*/bc_10_*")
+    cloned = load_policy(clone).facts["training"]
+    assert (cloned["videos"], cloned["seed"]) == (0, 1)
     # A finished policy is used again: the clone stands for what a long training would give.
-    shutil.copytree(clone, clone.with_name(f"iql_{data.fingerprint()[:8]}_seed0"))
+    shutil.copytree(clone, clone.with_name(f"iql_{data.fingerprint()[:8]}_seed1"))
     rla_gym_command(monkeypatch, *arguments, "--methods", "iql", "iql_ppo", "--data", data.root)
     table = {(row["method"], row["metric"]): row for row in json.loads(out.read_text())}
     assert "demonstrations=all" in table["iql_ppo", "success_rate"]["setting"]
