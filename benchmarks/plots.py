@@ -145,7 +145,7 @@ def plot_speed(rows: list[Row], path: Path) -> None:
     others = [row for row in speeds if not row.setting.startswith("growth")]
     for row, colour in zip(others, plt.colormaps["tab20"](np.linspace(0, 1, len(others))), strict=True):
         setting = _setting(row)
-        details = [f"{setting[name]} {word}" for name, word in (("solver_steps", "solver steps"),) if name in setting]
+        details = [f"{setting['solver_steps']} solver steps"] if "solver_steps" in setting else []
         details += [setting["precision"]] if "precision" in setting else []
         simulator = row.method.startswith("robosuite")
         axis.plot(int(setting["envs"]), row.value, "s" if simulator else "D", color=colour, markersize=7,
