@@ -146,8 +146,8 @@ def train_iql(config: IQLConfig) -> Path:
         policy.log_std.requires_grad_(False)
         learner = _Learner(policy, config).to(device)
 
-    def loss(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(starts), (config.optimisation.batch_size,), generator=generator).numpy()
+    def loss(generator: torch.Generator, samples: int) -> Tensor:
+        index = torch.randint(len(starts), (samples,), generator=generator).numpy()
         now, later = (
             torch.from_numpy(features[starts[index] + ahead]).to(device).float() for ahead in (0, world.chunk_length)
         )

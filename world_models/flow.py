@@ -9,6 +9,7 @@ then gives its mean, with none of the noise left in it, and more steps give samp
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +83,7 @@ class LatentFlow(nn.Module):
         self.clean_out = zero_linear(width, latent_dim)
         # What is left, per latent dimension, is divided by its spread: data and noise have one scale.
         self.register_buffer("latent_scale", torch.ones(latents, latent_dim))
+        self._powers: list[Tensor] = []
 
     def context(self, prediction: ResidualPrediction) -> Tensor:
         """What stage 1 hands to every solver step: channels ``(B, n, W)`` beside each noisy latent token.
@@ -109,7 +111,8 @@ class LatentFlow(nn.Module):
         """Squared error of the clean latent action, weighted as the tokens see each dimension, a scalar.
 
         Half of the samples are pure noise, where every solver begins and a single step ends; the flow times of the
-        others are logit-normal. In training mode it also keeps ``latent_scale`` up to date.
+        others are logit-normal. In training mode it also remembers the power of the latent actions, for
+        :meth:`update_latent_scale`.
 
         Args:
             context: of the states and chunks.
@@ -118,9 +121,7 @@ class LatentFlow(nn.Module):
         """
         latent = latent.detach().float()
         if self.training:
-            with torch.no_grad():
-                spread = latent.square().mean(dim=0).lerp(self.latent_scale.square(), 0.98)
-                self.latent_scale.copy_(spread.sqrt().clamp_min(1e-4))
+            self._powers.append(latent.square().mean(dim=0))
         target = latent / self.latent_scale
         noise = torch.randn(target.shape, generator=generator).to(target)
         time = torch.sigmoid(torch.randn(len(target), generator=generator)).to(target)
@@ -128,3 +129,14 @@ class LatentFlow(nn.Module):
         noisy = (1 - time)[:, None, None] * target + time[:, None, None] * noise
         weights = self.latent_scale.square() / self.latent_scale.square().mean()
         return (weights * (self.clean(noisy, time, context).float() - target).square()).mean()
+
+    @torch.no_grad()
+    def update_latent_scale(self, average: Callable[[Tensor], Tensor]) -> None:
+        """Move ``latent_scale`` towards the latent actions of all losses since the last call.
+
+        Args:
+            average: over the processes that train together, of one tensor.
+        """
+        power = average(torch.stack(self._powers).mean(dim=0))
+        self._powers.clear()
+        self.latent_scale.copy_(power.lerp(self.latent_scale.square(), 0.98).sqrt().clamp_min(1e-4))

@@ -1,4 +1,4 @@
-"""One training loop for every stage: AdamW, cosine schedule, EMA, bf16, resumable after a kill at any moment."""
+"""One training loop for every stage: AdamW, cosine schedule, EMA, bf16, resumable after a kill, in any processes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from world_models.checkpoint import optimiser_tensors, restore_optimiser, save_tensors
+from world_models.processes import Processes, launched
 
 Scalars = dict[str, float]
+Loss = Callable[[torch.Generator, int], Tensor]
+"""Maps a source of randomness on the CPU and a number of samples to the scalar mean loss of as many."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,10 @@ class OptimisationConfig:
 
     Attributes:
         iterations: optimiser steps.
-        batch_size: samples in a step.
+        batch_size: samples in a step, over all processes.
+        micro_batches: parts that a step's batch is drawn in; a process passes its parts through one after another and
+            adds up their gradients, which saves memory. At least one for each process. A result depends on the number
+            of parts, and not on how many processes share them.
         learning_rate: peak of the cosine schedule.
         warmup: steps of linear warm-up.
         weight_decay: AdamW's, on matrices alone.
@@ -42,6 +48,7 @@ class OptimisationConfig:
 
     iterations: int = 2000
     batch_size: int = 64
+    micro_batches: int = 1
     learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.02
@@ -60,39 +67,61 @@ def learning_rate_at(config: OptimisationConfig, iteration: int) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+class _Objective(nn.Module):
+    """A module's loss as a forward pass, which is what sharing gradients between processes hooks into."""
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.module = module
+        self._loss = loss
+
+    def forward(self, generator: torch.Generator, samples: int) -> Tensor:
+        return self._loss(generator, samples)
+
+
 def optimise(
     name: str,
     module: nn.Module,
-    loss: Callable[[torch.Generator], Tensor],
+    loss: Loss,
     config: OptimisationConfig,
     folder: Path,
     *,
     key: dict[str, Any],
     validate: Callable[[], Scalars] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> Scalars:
     """Train ``module`` in place and leave the average of its weights in it.
+
+    Called in every process that was launched (:mod:`world_models.processes`), it trains one model with all of them;
+    the main process writes. Curve and result are those of one process with as many micro-batches, up to the order of
+    additions.
 
     Args:
         name: name of the stage: of its checkpoint, its scalars and its progress bar.
         module: what is trained; parameters that require gradients.
-        loss: maps a generator (keyed by the iteration) to the scalar loss of one batch.
+        loss: the mean loss of some samples, drawn with a generator that is keyed by iteration and micro-batch.
         config: how.
         folder: holds ``<name>.safetensors`` (checkpoint, then result) and TensorBoard's files.
         key: everything the result depends on besides ``config``; a checkpoint of another key is refused. Its ``seed``
             and the iteration key every batch, so that a resumed run draws what it would have drawn.
         validate: called with averaged weights in place; returns scalars to log.
+        after_step: called after every step of the optimiser, in every process.
 
     Returns:
         The last validation's scalars (empty without ``validate``), with ``seconds``, ``iterations`` and
         ``training_petaflop``, the arithmetic of all iterations in 1e15 operations, counted on one of them.
 
     Raises:
-        ValueError: the folder holds this stage trained with another config or on other inputs.
+        ValueError: the folder holds this stage trained with another config or on other inputs, or the batch cannot be
+            shared out evenly.
         FloatingPointError: the loss is not finite.
     """
     path = Path(folder) / f"{name}.safetensors"
-    identity = json.dumps({"config": _identity(config), **key}, sort_keys=True, default=str)
     device = next(module.parameters()).device
+    processes = launched(device.type)
+    parts = max(config.micro_batches, processes.count)
+    _check_shares(name, config.batch_size, parts, processes)
+    identity = json.dumps({"config": _identity(config, parts), **key}, sort_keys=True, default=str)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         [
@@ -102,34 +131,49 @@ def optimise(
         lr=config.learning_rate,
         betas=(0.9, 0.98),
     )
+    processes.copy_from_main(module)
     average = {key_: tensor.detach().clone() for key_, tensor in module.state_dict().items()}
     start, spent = 0, 0.0
     metrics: Scalars = {}
+    processes.wait()
     if path.is_file():
         start, spent, metrics = _restore(path, identity, name, module, average, optimiser)
     if start >= config.iterations:
         module.load_state_dict(average)
         return metrics
 
-    writer = SummaryWriter(str(Path(folder) / "tensorboard" / name), purge_step=start)
+    objective = processes.share_gradients(_Objective(module, loss))
+    own_parts = range(processes.rank, parts, processes.count)
+    writer = None
+    if processes.main:
+        writer = SummaryWriter(str(Path(folder) / "tensorboard" / name), purge_step=start)
     began = saved = time.monotonic()
     module.train()
     generator = torch.Generator()
-    bar = tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc=name, unit="it")
+    bar = tqdm(
+        range(start, config.iterations), initial=start, total=config.iterations, desc=name, unit="it",
+        disable=not processes.main,
+    )  # fmt: skip
     running = math.nan
     for iteration in bar:
-        generator.manual_seed((key["seed"] << 32) + iteration)
         rate = learning_rate_at(config, iteration)
         for group in optimiser.param_groups:
             group["lr"] = rate
         last = iteration + 1 == config.iterations
         optimiser.zero_grad(set_to_none=True)
+        value = torch.zeros((), device=device)
         with FlopCounterMode(display=False) if last else nullcontext() as counter:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
-                value = loss(generator)
-            value.backward()
+            for part in own_parts:
+                generator.manual_seed((key["seed"] << 32) + (part << 48) + iteration)
+                with nullcontext() if part == own_parts[-1] else processes.accumulate(objective):
+                    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
+                        share = objective(generator, config.batch_size // parts) / len(own_parts)
+                    share.backward()
+                value += share.detach()
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         optimiser.step()
+        if after_step is not None:
+            after_step()
         decay = min(config.ema_decay, (iteration + 1) / (iteration + 10))
         with torch.no_grad():
             for key_, tensor in module.state_dict().items():
@@ -138,36 +182,51 @@ def optimise(
                 else:
                     average[key_].copy_(tensor)
         save = last or time.monotonic() - saved > config.checkpoint_seconds
-        if iteration % 20 == 0 or save:
-            current = float(value.detach())
+        if iteration % 20 == 0 or last:
+            current = float(processes.average(value))
             if not math.isfinite(current):
                 raise FloatingPointError(f"{name}: loss is {current} at iteration {iteration}; lower learning_rate")
             running = current if math.isnan(running) else 0.9 * running + 0.1 * current
             bar.set_postfix(loss=f"{running:.4f}", **{k: f"{v:.3f}" for k, v in list(metrics.items())[:2]})
-            writer.add_scalar(f"losses/{name}", current, iteration)
-            writer.add_scalar(f"charts/{name}/gradient_norm", float(norm.detach()), iteration)
-            writer.add_scalar(f"charts/{name}/learning_rate", rate, iteration)
+            if writer is not None:
+                writer.add_scalar(f"losses/{name}", current, iteration)
+                writer.add_scalar(f"charts/{name}/gradient_norm", float(norm.detach()), iteration)
+                writer.add_scalar(f"charts/{name}/learning_rate", rate, iteration)
         if validate is not None and (last or (iteration + 1) % config.validate_every == 0):
             metrics = _validate_average(module, average, validate)
-            for scalar, number in metrics.items():
-                writer.add_scalar(f"validation/{name}/{scalar}", number, iteration + 1)
+            if writer is not None:
+                for scalar, number in metrics.items():
+                    writer.add_scalar(f"validation/{name}/{scalar}", number, iteration + 1)
         if save:
             saved = time.monotonic()
             elapsed = spent + saved - began
             if last:
                 assert counter is not None
-                arithmetic = counter.get_total_flops() * config.iterations / 1e15
+                arithmetic = counter.get_total_flops() * processes.count * config.iterations / 1e15
                 metrics = {**metrics, "seconds": elapsed, "iterations": float(config.iterations)}
                 metrics["training_petaflop"] = arithmetic
-            _save(path, identity, iteration + 1, elapsed, metrics, module, average, optimiser)
-    writer.close()
+            if processes.main:
+                _save(path, identity, iteration + 1, elapsed, metrics, module, average, optimiser)
+    if writer is not None:
+        writer.close()
     module.load_state_dict(average)
     module.eval()
     return metrics
 
 
-def _identity(config: OptimisationConfig) -> dict[str, Any]:
-    return {k: v for k, v in vars(config).items() if k not in {"checkpoint_seconds", "validate_every"}}
+def _identity(config: OptimisationConfig, parts: int) -> dict[str, Any]:
+    identity = {k: v for k, v in vars(config).items() if k not in {"checkpoint_seconds", "validate_every"}}
+    del identity["micro_batches"]
+    # Stages of one part are those from before there were several.
+    return identity | ({"micro_batches": parts} if parts > 1 else {})
+
+
+def _check_shares(name: str, batch_size: int, parts: int, processes: Processes) -> None:
+    if batch_size % parts or parts % processes.count:
+        raise ValueError(
+            f"{name}: a batch of {batch_size} in micro_batches={parts} cannot be shared evenly by {processes.count} "
+            "processes; make batch_size a multiple of micro_batches, and that one of the number of processes"
+        )
 
 
 def _validate_average(module: nn.Module, average: dict[str, Tensor], validate: Callable[[], Scalars]) -> Scalars:

@@ -18,6 +18,7 @@ from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import Windows
 from world_models.open_loop import open_loop
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
+from world_models.processes import launched
 from world_models.rgb_decoder import RGBDecoder
 from world_models.rla import RLA, token_loss
 from world_models.world_model import RegressionWorldModel, RLAWorldModel, WorldModel
@@ -28,8 +29,8 @@ LATENT_NOISE = 0.5
 """Largest noise on the latent actions that train the decoder, over their spread."""
 FLOW_WEIGHT = 0.2
 """Weight of the flow-matching loss beside that of stage 1."""
-READINGS_BATCH = 192
-"""Windows of an iteration on which only the readings are foretold: that is cheap, and contacts are rare."""
+READINGS_WINDOWS = 3
+"""Further windows for each sample, on which only the readings are foretold: that is cheap, and contacts are rare."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def train_rla(
     spread = rla.encode(states[:1024], later[:1024]).std(dim=0)
     del states, later
 
-    def loss(generator: torch.Generator) -> Tensor:
-        states, later, _, _ = windows.sample(optimisation.batch_size, rla.config.horizon, generator, full_share=0.0)
+    def loss(generator: torch.Generator, samples: int) -> Tensor:
+        states, later, _, _ = windows.sample(samples, rla.config.horizon, generator, full_share=0.0)
         latent = rla.encode(states, later)
         noise = torch.randn(latent.shape, generator=generator) * torch.rand(len(latent), 1, 1, generator=generator)
         return token_loss(rla.decode(states, latent + LATENT_NOISE * spread * noise.to(latent)), later)
@@ -93,20 +94,22 @@ def train_flow(
     rla.requires_grad_(False)
     windows, held_out = data.train, data.validation
 
-    def loss(generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths, error = _batch(
-            world, windows, optimisation.batch_size, pushed_chunks, generator
-        )
+    def loss(generator: torch.Generator, samples: int) -> Tensor:
+        states, later, actions, lengths, error = _batch(world, windows, samples, pushed_chunks, generator)
         foretold = flow.stage1(states, actions, lengths, error)
         # What cannot be foretold leads from the foretold state to the one that came.
         latent = rla.encode(states + foretold.residual.detach().float(), later)
         matching = flow.loss(flow.context(foretold), latent, generator)
         loss = flow.stage1.loss(foretold, states, later) + FLOW_WEIGHT * matching
-        return loss + _readings_loss(world, windows, generator)
+        return loss + _readings_loss(world, windows, READINGS_WINDOWS * samples, generator)
 
     key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config), "pushed_chunks": pushed_chunks}
     key |= {"chunk_length": world.chunk_length}
-    return optimise("flow", flow, loss, optimisation, folder, key=key, validate=partial(_validate, world, held_out))
+    average = launched(data.actions.device.type).average
+    return optimise(
+        "flow", flow, loss, optimisation, folder, key=key, validate=partial(_validate, world, held_out),
+        after_step=lambda: flow.update_latent_scale(average),
+    )  # fmt: skip
 
 
 def train_regression(
@@ -121,12 +124,10 @@ def train_regression(
     regression = world.regression
     windows, held_out = data.train, data.validation
 
-    def loss(generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths, error = _batch(
-            world, windows, optimisation.batch_size, pushed_chunks, generator
-        )
+    def loss(generator: torch.Generator, samples: int) -> Tensor:
+        states, later, actions, lengths, error = _batch(world, windows, samples, pushed_chunks, generator)
         loss = regression.loss(regression(states, actions, lengths, error), states, later)
-        return loss + _readings_loss(world, windows, generator)
+        return loss + _readings_loss(world, windows, READINGS_WINDOWS * samples, generator)
 
     key = {**key, "regression": vars(regression.config), "pushed_chunks": pushed_chunks}
     key |= {"chunk_length": world.chunk_length}
@@ -168,11 +169,11 @@ def _batch(
     )
 
 
-def _readings_loss(world: WorldModel, windows: Windows, generator: torch.Generator) -> Tensor | float:
-    """Foretold readings of further windows; 0 for a world from video alone."""
+def _readings_loss(world: WorldModel, windows: Windows, count: int, generator: torch.Generator) -> Tensor | float:
+    """Loss of the foretold readings of ``count`` windows; 0 for a world from video alone."""
     if not world.readings:
         return 0.0
-    states, later, actions, lengths = windows.sample(READINGS_BATCH, world.chunk_length, generator)
+    states, later, actions, lengths = windows.sample(count, world.chunk_length, generator)
     return world.foreteller.foretold_readings_loss(states, actions, lengths, later)
 
 
@@ -192,20 +193,21 @@ def train_rgb_decoder(
     decoder: RGBDecoder, data: TrainingData, optimisation: OptimisationConfig, folder: Path, key: dict[str, Any]
 ) -> Scalars:
     """Train tokens -> pixels on real frames."""
-    device = data.features.device
+    device = data.actions.device
     windows, held_out = data.train, data.validation
 
     def images(rows: Tensor) -> Tensor:
         return torch.from_numpy(data.frames[rows.numpy()]).to(device).permute(0, 3, 1, 2).float() / 255
 
     def error(rows: Tensor) -> Tensor:
-        decoded = decoder(data.features[rows.to(device)][:, : decoder.grid**2].float())
+        states = data.features[rows.to(data.features.device)][:, : decoder.grid**2].to(device)
+        decoded = decoder(states.float())
         return F.l1_loss(decoded.float(), images(rows))
 
     decoder.fit_background(images(windows.starts[:: max(1, len(windows.starts) // 256)]))
 
-    def loss(generator: torch.Generator) -> Tensor:
-        drawn = torch.multinomial(windows.weights, optimisation.batch_size, generator=generator)
+    def loss(generator: torch.Generator, samples: int) -> Tensor:
+        drawn = torch.multinomial(windows.weights, samples, generator=generator)
         return error(windows.starts[drawn])
 
     def validate() -> Scalars:

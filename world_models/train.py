@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from world_models.calibration import calibrate_uncertainty
@@ -31,6 +32,7 @@ from world_models.flow import FlowConfig
 from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
 from world_models.optimisation import OptimisationConfig, Scalars
+from world_models.processes import Processes, launched
 from world_models.regression import RegressionConfig
 from world_models.rgb_decoder import RGBDecoderConfig
 from world_models.rla import RLAConfig
@@ -67,8 +69,10 @@ class TrainConfig:
         first_frame_share: part of the training windows that start at an episode's first frame, as most dreams do.
         demonstrations: successful episodes that ship with the world, as start states, rewards and for cloning.
         first_states: training episodes whose first states ship with the world, as further start states.
-        device: ``cpu``, ``cuda`` or ``auto``.
-        threads: CPU threads; 0 takes all cores.
+        device: ``cpu``, ``cuda`` or ``auto``. Several processes, on one machine or more, are started by
+            ``torchrun -m rla_gym train`` or ``accelerate launch --module rla_gym train``; ``data`` and ``out`` must
+            then be in sight of all.
+        threads: CPU threads; 0 takes all cores, shared among the processes of the machine.
         seed: of initial weights and batches.
         encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one.
         start_from: go on from this world (bundled name, folder or hub id), with its encoder and its weights, instead of
@@ -133,20 +137,22 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     dataset = EpisodeDataset(config.data)
     demonstrations = _demonstration_episodes(dataset, config.demonstrations)
     _check_data(dataset, max(config.chunk_length, config.distillation.horizon))
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
-    device = "cpu" if device == "auto" else device
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    processes = launched(config.device)
+    device = processes.device
+    torch.set_num_threads(config.threads or processes.threads)
     stages, cache = config.out / "stages", config.cache or config.data / "cache"
     data_key = dataset.fingerprint()
 
-    frames = cache_frames(dataset, cache)
+    with processes.main_first():
+        frames = cache_frames(dataset, cache)
     encoder, encoder_metrics = _encoder(config, dataset, frames, stages, data_key, device)
-    features = cache_features(dataset, encoder, cache)
+    with processes.main_first():
+        features = torch.from_numpy(cache_features(dataset, encoder, cache))
+    if _fits(features, device):
+        features = features.to(device)
     offsets = episode_offsets(dataset.lengths)
     actions = torch.from_numpy(_all_actions(dataset))
-    data = TrainingData(
-        dataset, frames, torch.from_numpy(features).to(device), actions.to(device), offsets, config.first_frame_share
-    )
+    data = TrainingData(dataset, frames, features, actions.to(device), offsets, config.first_frame_share)
     metrics = {"encoder": encoder_metrics}
     key = {"encoder": encoder.fingerprint(), "data": data_key, "seed": config.seed}
     key["first_frame_share"] = config.first_frame_share
@@ -164,14 +170,9 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         flow=config.flow,
         regression=config.regression if config.baseline else None,
     )
-    save_encoder(config.out, world, encoder)
-    spans = [slice(int(offsets[index]), int(offsets[index + 1])) for index in demonstrations]
-    episodes = dataset.split("train")
-    spread = np.linspace(0, len(episodes) - 1, min(config.first_states, len(episodes))).astype(int)
-    first_states = data.features[offsets[episodes[spread]]].cpu() if len(spread) else None
-    Demonstrations.stack(
-        [data.features[span].cpu() for span in spans], [actions[span] for span in spans], first_states
-    ).save(config.out / "starts.safetensors")
+    if processes.main:
+        save_encoder(config.out, world, encoder)
+        _save_starts(config, dataset, demonstrations, data)
     if config.encoder_only:
         return metrics
 
@@ -198,19 +199,21 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         if config.regression_optimisation.iterations:
             metrics["regression"] = train_regression(model, data, config.regression_optimisation, stages, key, pushed)
     metrics = {stage: _with_effort_before(found, before.get(stage, {})) for stage, found in metrics.items()}
+    if not processes.main:
+        return metrics
     for model in models:
         calibrate_uncertainty(model, data.validation)
         # fp16 halves the file; the world that is measured is the one that is read back.
         model.save(config.out, torch.float16)
     _log_animation(flow_world, data, stages)
-    facts = {"metrics": metrics, "data": _describe(dataset), "hardware": _hardware(device)}
+    facts = {"metrics": metrics, "data": _describe(dataset), "hardware": _hardware(processes)}
     save_json(config.out / "training.json", {**facts, "settings": _plain(dataclasses.asdict(config))})
     write_model_card(config.out)
     return metrics
 
 
 def _encoder(
-    config: TrainConfig, dataset: EpisodeDataset, frames: np.ndarray, stages: Path, data_key: str, device: str
+    config: TrainConfig, dataset: EpisodeDataset, frames: np.ndarray, stages: Path, data_key: str, device: torch.device
 ) -> tuple[StateEncoder, Scalars]:
     if config.start_from is not None:
         return load_encoder(config.start_from, device), {}
@@ -236,6 +239,22 @@ def _encoder(
         encoder.proprioception.fit(torch.cat([readings(dataset, int(index)) for index in dataset.split("train")]))
     # Weights ship as float16: round them now, so that every later stage sees the states that users will get.
     return encoder.half().float().to(device), metrics
+
+
+def _save_starts(config: TrainConfig, dataset: EpisodeDataset, demonstrations: list[int], data: TrainingData) -> None:
+    """Write demonstrations and first states, where dreams begin."""
+    spans = [slice(int(data.offsets[index]), int(data.offsets[index + 1])) for index in demonstrations]
+    episodes = dataset.split("train")
+    spread = np.linspace(0, len(episodes) - 1, min(config.first_states, len(episodes))).astype(int)
+    first_states = data.features[data.offsets[episodes[spread]]].cpu() if len(spread) else None
+    Demonstrations.stack(
+        [data.features[span].cpu() for span in spans], [data.actions[span].cpu() for span in spans], first_states
+    ).save(config.out / "starts.safetensors")
+
+
+def _fits(features: Tensor, device: torch.device) -> bool:
+    """Whether all features may lie on the device; else each batch is read from the memory-mapped file."""
+    return device.type != "cuda" or features.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
 
 
 def _start_from(name: str, models: list[WorldModel]) -> dict[str, Scalars]:
@@ -328,9 +347,10 @@ def _describe(dataset: EpisodeDataset) -> dict[str, Any]:
     }
 
 
-def _hardware(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
+def _hardware(processes: Processes) -> str:
+    if processes.device.type == "cuda":
+        name = torch.cuda.get_device_name(processes.device)
+        return name if processes.count == 1 else f"{processes.count} x {name}"
     return f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
 
 

@@ -105,8 +105,8 @@ class Windows:
     """Training windows over cached features: pairs of states some frames apart, with the actions between.
 
     Attributes:
-        features: ``(F, L, C)`` float16 of all frames, on the training device.
-        actions: ``(F, A)`` float32 of all frames.
+        features: ``(F, L, C)`` float16 of all frames, on the training device, or memory-mapped where they do not fit.
+        actions: ``(F, A)`` float32 of all frames, on the training device, where samples are given.
         starts: ``(M,)`` int64, frames at which a window may start.
         remaining: ``(M,)`` int64, frames between a start and the end of its episode, at least 1.
         weights: ``(M,)`` float32, chance of each start, on the CPU.
@@ -175,12 +175,7 @@ class Windows:
             raise ValueError(f"no episode has {span} frames after one; lower the number of chunks ({chunks})")
         first = self.starts[torch.multinomial(self.weights * long_enough, batch, replacement=True, generator=generator)]
         frames = (first[:, None] + torch.arange(span)).view(batch, chunks, horizon)
-        device = self.features.device
-        return (
-            self.features[first.to(device)].float(),
-            self.actions[frames.to(device)],
-            self.features[(first + span).to(device)].float(),
-        )
+        return self._states(first), self.actions[frames.to(self.actions.device)], self._states(first + span)
 
     def sample(
         self, batch: int, horizon: int, generator: torch.Generator, *, full_share: float = 0.5
@@ -205,14 +200,13 @@ class Windows:
         steps = torch.arange(horizon)
         inside = steps < lengths[:, None]
         frames = torch.where(inside, first[:, None] + steps, first[:, None])
-        device = self.features.device
+        device = self.actions.device
         actions = self.actions[frames.to(device)] * inside[..., None].to(device)
-        return (
-            self.features[first.to(device)].float(),
-            self.features[(first + lengths).to(device)].float(),
-            actions,
-            lengths.to(device),
-        )
+        return self._states(first), self._states(first + lengths), actions, lengths.to(device)
+
+    def _states(self, frames: Tensor) -> Tensor:
+        """States ``(B, L, C)`` float32 of frames ``(B,)``, on the training device."""
+        return self.features[frames.to(self.features.device)].to(self.actions.device).float()
 
 
 def _motion_weights(features: Tensor, starts: Tensor, remaining: Tensor, share: float) -> Tensor:

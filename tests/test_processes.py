@@ -1,0 +1,82 @@
+"""Training in several processes: the same loss curves and weights as in one, and errors that name the mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.synthetic_dataset import write_moving_square
+from tests.test_train import tiny_training
+from world_models.data.episodes import EpisodeDataset
+from world_models.optimisation import OptimisationConfig
+from world_models.train import TrainConfig, train
+
+STAGES = ("rla", "flow", "regression", "rgb_decoder")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
+    return write_moving_square(tmp_path_factory.mktemp("data"))
+
+
+def in_parts(config: TrainConfig, parts: int) -> TrainConfig:
+    def split(schedule: OptimisationConfig) -> OptimisationConfig:
+        return replace(schedule, micro_batches=parts)
+
+    return replace(
+        config,
+        distillation=replace(config.distillation, optimisation=split(config.distillation.optimisation)),
+        rla_optimisation=split(config.rla_optimisation),
+        flow_optimisation=split(config.flow_optimisation),
+        regression_optimisation=split(config.regression_optimisation),
+        rgb_optimisation=split(config.rgb_optimisation),
+    )
+
+
+def losses(world: Path, stage: str) -> list[float]:
+    events = EventAccumulator(str(world / "stages" / "tensorboard" / stage)).Reload()
+    return [scalar.value for scalar in events.Scalars(f"losses/{stage}")]
+
+
+def test_two_processes_train_as_one_with_the_same_batches(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    script = tmp_path / "launched.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from tests.test_train import tiny_training\n"
+        "from world_models.train import train\n"
+        f"train(tiny_training(Path({str(dataset.root)!r}), Path({str(tmp_path / 'two')!r}), 41))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}, check=True, capture_output=True,
+    )  # fmt: skip
+    one_process = in_parts(tiny_training(dataset.root, tmp_path / "one", 41), 2)
+    train(replace(one_process, encoder_only=True))
+    assert losses(tmp_path / "two", "encoder") == pytest.approx(losses(tmp_path / "one", "encoder"), rel=1e-3)
+    # The latent actions' basis turns with the last bits of the features, so the other stages start from the same ones.
+    train(replace(one_process, encoder_from=str(tmp_path / "two")))
+    for stage in STAGES:
+        one, two = losses(tmp_path / "one", stage), losses(tmp_path / "two", stage)
+        assert len(one) == 3
+        assert two == pytest.approx(one, rel=1e-3)
+        assert one[0] != one[1]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name].float(), tensor.float(), atol=5e-3, rtol=5e-3)
+    facts = [json.loads((tmp_path / name / "training.json").read_text())["metrics"]["rla"] for name in ("one", "two")]
+    assert facts[0]["training_petaflop"] == pytest.approx(facts[1]["training_petaflop"])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="micro_batches=3 cannot be shared evenly by 1 processes"):
+        train(in_parts(tiny_training(dataset.root, tmp_path, 2), 3))

@@ -1,0 +1,130 @@
+"""The processes that train one model together: one, or as many as `torchrun` or `accelerate launch` started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Processes:
+    """What a training needs to know of the other processes, and to tell them.
+
+    In one process every method is free and accelerate is not even imported. Of several, each has the same weights and
+    the same random numbers, works on its own part of a batch, and the main one alone writes.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``auto``; of several processes on GPUs each takes its own.
+
+    Raises:
+        ImportError: several processes were launched and accelerate is missing.
+        ValueError: they were launched for a way of sharing other than copies of the model (DDP).
+
+    Attributes:
+        count: of the processes.
+        rank: number of this one.
+        device: where it computes.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        self._accelerator: Accelerator | None = None
+        self.count, self.rank = 1, 0
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            auto = "cuda" if torch.cuda.is_available() else "cpu"
+            self.device = torch.device(auto if device == "auto" else device)
+            return
+        try:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+        except ImportError as error:
+            raise ImportError('several processes need accelerate: pip install "rla-gym[distributed]"') from error
+        self._accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="no",  # every stage says itself what it computes in
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # The others wait while the main process encodes a dataset.
+                InitProcessGroupKwargs(timeout=timedelta(days=1)),
+            ],
+        )
+        kind = self._accelerator.distributed_type
+        if kind not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            raise ValueError(
+                f"launched as {kind.value}, but every process needs a whole model, which fits on one device: launch "
+                "with `torchrun --nproc-per-node N` or `accelerate launch --multi_gpu`"
+            )
+        self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
+        # Without the index that accelerate gives a CPU, which safetensors does not know.
+        self.device = torch.device("cpu") if self._accelerator.device.type == "cpu" else self._accelerator.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    @property
+    def threads(self) -> int:
+        """CPU threads for this process, where all of a machine share its cores."""
+        return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+    def share_gradients(self, module: nn.Module) -> nn.Module:
+        """A module with the same parameters whose gradients are averaged over the processes by ``backward``."""
+        return module if self._accelerator is None else self._accelerator.prepare_model(module)
+
+    def accumulate(self, module: nn.Module) -> AbstractContextManager[None]:
+        """In this context ``backward`` keeps gradients of what :meth:`share_gradients` gave to this process."""
+        return nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process runs what is inside alone, then the others: they find the files that it wrote."""
+        if not self.main:
+            self.wait()
+        yield
+        if self.main:
+            self.wait()
+
+    def copy_from_main(self, module: nn.Module) -> None:
+        """Give a module, in place, the parameters and buffers that it has in the main process."""
+        if self._accelerator is not None:
+            from accelerate.utils import broadcast
+
+            with torch.no_grad():
+                for tensor in module.state_dict().values():
+                    tensor.copy_(broadcast(tensor))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over the processes, of the tensor's shape, in all of them."""
+        return tensor if self._accelerator is None else self._accelerator.reduce(tensor, "sum")
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """Mean over the processes, of the tensor's shape, in all of them."""
+        return self.sum(tensor) / self.count
+
+    def concatenate(self, tensor: Tensor) -> Tensor:
+        """Tensors ``(n, ...)`` of all processes, in their order: ``(count * n, ...)``."""
+        return tensor if self._accelerator is None else self._accelerator.gather(tensor)
+
+
+@cache
+def launched(device: str = "auto") -> Processes:
+    """The processes that this one was launched with.
+
+    Args:
+        device: as for :class:`Processes`.
+    """
+    return Processes(device)
