@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from tqdm import tqdm
 
 import rla_gym  # noqa: F401  registers the environments
-from agents.policy import Policy, choose_device, load_policy
+from agents.policy import choose_device, load_policy
+from agents.rollouts import is_dream, play
 from agents.statistics import wilson_interval
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.checkpoint import save_json
-from world_models.world_model import read_config, world_folder
 
 
 @dataclass
@@ -58,6 +54,9 @@ class EvaluateConfig:
     """Chunks per episode."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``, for encoder, dream and policy."""
+    ray: bool = False
+    """Play on a Ray cluster: that of ``RAY_ADDRESS``, else one on this machine. Its machines need policy and world at
+    the same place; every worker has a simulator, or ``num_envs`` dreams, of its own."""
     out: Path | None = None
     """JSON rows to write; None: ``<policy>/evaluation/<env>-<placement or dynamics>.json``. Episodes go beside."""
     video: Path | None = None
@@ -108,8 +107,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     dreams = is_dream(config.env)
     with tqdm(total=config.episodes, desc=policy.method, unit="episode", disable=not config.progress) as bar:
         progress = _Progress(bar)
-        play = _play_dream if dreams else _play_simulator
-        successes, returns, control_steps = play(policy, config, world, device, progress)
+        successes, returns, control_steps = play(policy, config, world, progress)
 
     low, high = wilson_interval(int(successes.sum()), config.episodes)
     setting = f"dynamics={config.dynamics}" if dreams else f"placement={config.placement}"
@@ -180,11 +178,6 @@ def print_table(rows: list[dict[str, Any]], console: Console | None = None) -> N
     (console or Console()).print(table)
 
 
-def is_dream(env: str) -> bool:
-    """Whether an environment id is a dream's."""
-    return env.split(":")[-1].startswith("RLAWM-")
-
-
 def describe_hardware(device: str | torch.device = "cpu") -> str:
     """The machine in words, for result rows: the GPU's name, or the CPU's with torch's thread count."""
     if torch.device(device).type == "cuda":
@@ -212,140 +205,6 @@ class _Progress:
         self._successes += success
         self._bar.update()
         self._bar.set_postfix(success=f"{self._successes}/{self._bar.n}")
-
-
-Outcomes = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _play_simulator(
-    policy: Policy, config: EvaluateConfig, world: str, device: torch.device, progress: Callable[[bool], None]
-) -> Outcomes:
-    """Whoever ends an episode starts the next one that nobody has played: slots never wait for each other."""
-    count = min(config.num_envs or min(os.cpu_count() or 1, 8), config.episodes)
-    envs: Any = gym.make_vec(
-        config.env,
-        num_envs=count,
-        obs="features",
-        placement=config.placement,
-        world=world,
-        chunk_length=policy.chunk_length,
-        max_chunks=config.max_chunks,
-        vectorization=config.vectorization if count > 1 else "sync",
-        device=str(device),
-        autoreset_mode=AutoresetMode.DISABLED,
-    )
-    successes, returns, control_steps = _outcomes(config.episodes)
-    try:
-        _check_fit(policy, envs, config)
-        episode = np.arange(count)  # whom each slot plays; -1: nobody any more
-        waiting = count
-        chunks = np.zeros(count, dtype=np.int64)
-        observations, _ = envs.reset(seed=[config.seed_start + int(i) for i in episode])
-        while (episode >= 0).any():
-            actions = policy.act(torch.as_tensor(observations, device=device), torch.as_tensor(chunks, device=device))
-            observations, rewards, terminated, truncated, infos = envs.step(actions.cpu().numpy())
-            chunks += 1
-            playing = episode >= 0
-            returns[episode[playing]] += np.asarray(rewards)[playing]
-            done = np.asarray(terminated) | np.asarray(truncated)
-            for slot in np.flatnonzero(done):
-                if playing[slot]:
-                    successes[episode[slot]] = infos["success"][slot]
-                    control_steps[episode[slot]] = infos["control_steps"][slot]
-                    progress(bool(infos["success"][slot]))
-                episode[slot] = waiting if waiting < config.episodes else -1
-                waiting += 1
-            if done.any() and (episode >= 0).any():
-                # slots without an episode are kept going, for the vector environment steps them all
-                seeds = [config.seed_start + max(int(i), 0) for i in episode]
-                observations, _ = envs.reset(seed=seeds, options={"reset_mask": done})
-                chunks[done] = 0
-    finally:
-        envs.close()
-    return successes, returns, control_steps
-
-
-def _play_dream(
-    policy: Policy, config: EvaluateConfig, world: str, device: torch.device, progress: Callable[[bool], None]
-) -> Outcomes:
-    """Episode i is slot i of one seed: batches of slots, each of its own number, are the same for any num_envs."""
-    successes, returns, control_steps = _outcomes(config.episodes)
-    side_by_side = config.num_envs or 50
-    pictures: Pictures | None = None
-    if config.starts == "simulator":
-        task = gym.spec(config.env).kwargs["task"]
-        pictures = first_pictures(task, config.placement, config.seed_start, config.episodes)
-        if not read_config(world_folder(world)).proprioception:
-            pictures = {"rgb": pictures["rgb"]}
-    for first in range(0, config.episodes, side_by_side):
-        count = min(side_by_side, config.episodes - first)
-        envs = gym.make_vec(
-            config.env,
-            num_envs=count,
-            first_slot=first,
-            world=world,
-            dynamics=config.dynamics,
-            device=str(device),
-            obs="features",
-            output="torch",
-            starts="first",
-            chunk_length=policy.chunk_length,
-            max_chunks=config.max_chunks,
-            autoreset_mode=AutoresetMode.DISABLED,
-        )
-        _check_fit(policy, envs, config)
-        playing = torch.ones(count, dtype=torch.bool, device=device)
-        success = torch.zeros_like(playing)
-        total = torch.zeros(count, device=device)
-        steps = torch.zeros(count, dtype=torch.int64, device=device)
-        options = None if pictures is None else {name: of[first : first + count] for name, of in pictures.items()}
-        observations, _ = envs.reset(seed=config.seed_start, options=options)
-        for chunk in range(config.max_chunks):
-            actions = policy.act(observations, torch.full((count,), chunk, device=device))
-            observations, rewards, terminated, truncated, infos = envs.step(actions)
-            total += torch.where(playing, rewards, 0.0)
-            steps = torch.where(playing, infos["control_steps"], steps)
-            success |= playing & infos["success"]
-            playing &= ~(terminated | truncated)
-        envs.close()
-        last = first + count
-        successes[first:last], returns[first:last] = success.cpu().numpy(), total.cpu().numpy()
-        control_steps[first:last] = steps.cpu().numpy()
-        for good in success.tolist():
-            progress(good)
-    return successes, returns, control_steps
-
-
-Pictures = dict[str, np.ndarray]
-"""Reset options of a dream: rgb (n, H, W, 3) uint8 and proprioception (n, R) float32."""
-
-
-@cache
-def first_pictures(task: str, placement: str, seed_start: int, episodes: int) -> Pictures:
-    """What camera and senses say at the beginning of the simulator's episodes, for a dream's reset options.
-
-    Kept for the life of the process: every policy of a comparison dreams on from the same pictures.
-    """
-    env = gym.make(f"Robosuite-{task}-v0", obs=("rgb", "proprioception"), placement=placement)
-    try:
-        shown = [env.reset(seed=seed_start + episode)[0] for episode in range(episodes)]
-    finally:
-        env.close()
-    return {name: np.stack([picture[name] for picture in shown]) for name in ("rgb", "proprioception")}
-
-
-def _outcomes(episodes: int) -> Outcomes:
-    return np.zeros(episodes, dtype=bool), np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
-
-
-def _check_fit(policy: Policy, envs: VectorEnv, config: EvaluateConfig) -> None:
-    wanted = ((policy.num_tokens, policy.channels), (policy.action_size,))
-    found = (envs.single_observation_space.shape, envs.single_action_space.shape)
-    if wanted != found:
-        raise ValueError(
-            f"{config.policy} maps {wanted[0]} to {wanted[1]}, {config.env} has {found[0]} and {found[1]}; "
-            "pass the --world that the policy was trained on"
-        )
 
 
 def _check(config: EvaluateConfig) -> None:

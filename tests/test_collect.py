@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rla_gym.ground_truth.collect import CollectConfig, PolicyBehaviour, collect, record_episode
+from rla_gym.ground_truth.collect import CollectConfig, collect
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.experts import make_behaviour
+from rla_gym.ground_truth.recording import PolicyBehaviour, record_episode
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from world_models.data.episodes import EpisodeDataset
 

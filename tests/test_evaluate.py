@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 
 from agents.blind import BlindConfig, make_blind
-from agents.evaluate import EvaluateConfig, evaluate, first_pictures, print_table
+from agents.evaluate import EvaluateConfig, evaluate, print_table
 from agents.policy import TokenPolicy
+from agents.rollouts import first_pictures
 from agents.statistics import bootstrap_mean, paired_difference, wilson_interval
 from rewards.success import SuccessDetector
 

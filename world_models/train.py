@@ -72,6 +72,7 @@ class TrainConfig:
         device: ``cpu``, ``cuda`` or ``auto``. Several processes, on one machine or more, are started by
             ``torchrun -m rla_gym train`` or ``accelerate launch --module rla_gym train``; ``data`` and ``out`` must
             then be in sight of all.
+        ray: encode the features on a Ray cluster: that of ``RAY_ADDRESS``, else one on this machine.
         threads: CPU threads; 0 takes all cores, shared among the processes of the machine.
         seed: of initial weights and batches.
         encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one.
@@ -95,6 +96,7 @@ class TrainConfig:
     demonstrations: int = 32
     first_states: int = 512
     device: str = "auto"
+    ray: bool = False
     threads: int = 0
     seed: int = 0
     encoder_from: str | None = None
@@ -147,7 +149,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         frames = cache_frames(dataset, cache)
     encoder, encoder_metrics = _encoder(config, dataset, frames, stages, data_key, device)
     with processes.main_first():
-        features = torch.from_numpy(cache_features(dataset, encoder, cache))
+        features = torch.from_numpy(cache_features(dataset, encoder, cache, ray=config.ray))
     if _fits(features, device):
         features = features.to(device)
     offsets = episode_offsets(dataset.lengths)

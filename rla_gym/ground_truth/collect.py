@@ -15,48 +15,30 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from rla_gym.ground_truth.env import RobosuiteEnv
-from rla_gym.ground_truth.experts import KINDS, Behaviour, make_behaviour
+from rla_gym.ground_truth.experts import KINDS
+from rla_gym.ground_truth.recording import COLUMNS, ChunkPolicy, EpisodeRecorder, RecordedEpisode
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import TaskSpec, get_task
 from world_models.checkpoint import save_json
 from world_models.data.episodes import EpisodeDataset, EpisodeWriter
+from world_models.ray_map import ray_map
 
 CAMERA_KEY = "observation.images.front"
 """Name of the task's camera in the dataset."""
 
-_COLUMNS: dict[str, tuple[int, ...]] = {
-    "observation.state": (4,),  # the robot's own senses: hand position, gripper opening
-    "next.success": (1,),
-    # For evaluation only; nothing may train on these.
-    "simulator.cube_position": (3,),
-    "simulator.eef_position": (3,),
-    "simulator.gripper_opening": (1,),
-}
 _SETTINGS_FILE = "collect.json"
 _GOLDEN = (math.sqrt(5) - 1) / 2
-
-
-class ChunkPolicy(Protocol):
-    """A policy as collection calls it. It is pickled into every worker, so heavy things load at the first call."""
-
-    def __call__(self, rgb: np.ndarray, readings: np.ndarray, step: int) -> np.ndarray:
-        """The chunk (K, A) or (K*A,) for a picture (size, size, 3) uint8 and what the robot senses, at chunk ``step``.
-
-        ``readings`` is what :meth:`RobosuiteEnv.proprioception` gives.
-        """
-        ...
 
 
 @dataclass
@@ -68,7 +50,8 @@ class CollectConfig:
         episodes: episodes in the folder when done; a larger number later adds to them.
         out: the dataset's folder.
         seed: of all chance.
-        workers: processes; 0 for one per core.
+        workers: processes; 0 for one per core, or with ``ray`` for one per CPU of the cluster.
+        ray: record on a Ray cluster (:func:`world_models.ray_map.ray_map` says which); the episodes are the same.
         placement: a placement of the task, or ``"mixed"``: each with equal chance.
         length: control steps and frames in an episode.
         expert: share of episodes by the scripted expert, with a little noise. The shares need not add up to 1.
@@ -86,6 +69,7 @@ class CollectConfig:
     out: Path = Path("data/lift")
     seed: int = 0
     workers: int = 0
+    ray: bool = False
     placement: str = "mixed"
     length: int = 56
     expert: float = 0.35
@@ -118,23 +102,6 @@ class CollectConfig:
         return COLLECT_SEED_RANGE[(self.seed * 100_003 + index) % len(COLLECT_SEED_RANGE)]
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One recorded episode of T control steps; frame t is seen before action t.
-
-    Attributes:
-        frames: (T, size, size, 3) uint8.
-        actions: (T, A) float32.
-        columns: name -> (T, ...) float32, ``next.success`` bool.
-        success: whether the task is achieved in the last frame.
-    """
-
-    frames: np.ndarray
-    actions: np.ndarray
-    columns: dict[str, np.ndarray]
-    success: bool
-
-
 def collect(config: CollectConfig, policy: ChunkPolicy | None = None) -> EpisodeDataset:
     """Collects episodes into ``config.out``, with progress on stderr and a table at the end.
 
@@ -163,7 +130,7 @@ def collect(config: CollectConfig, policy: ChunkPolicy | None = None) -> Episode
     started = time.monotonic()
     try:
         if missing:
-            _run_workers(config, policy, missing)
+            _collect_missing(config, policy, writer, missing)
     except KeyboardInterrupt:
         there = sum(writer.has(index) for index in range(config.episodes))
         if there:
@@ -178,66 +145,6 @@ def collect(config: CollectConfig, policy: ChunkPolicy | None = None) -> Episode
     dataset = EpisodeDataset(config.out)
     _print_table(dataset, len(missing), time.monotonic() - started)
     return dataset
-
-
-def record_episode(env: RobosuiteEnv, behaviour: Behaviour, length: int) -> Recording:
-    """Records ``length`` control steps from the environment's present state.
-
-    Args:
-        env: an environment that was reset.
-        behaviour: chooses the actions.
-        length: control steps (T).
-    """
-    size, action_dim = env.task.camera.size, env.task.action_dim
-    frames = np.empty((length, size, size, 3), np.uint8)
-    actions = np.empty((length, action_dim), np.float32)
-    shapes = {**_COLUMNS, "simulator.state": (env.task.state_dim,)}
-    columns = {name: np.empty((length, *shape), np.float32) for name, shape in shapes.items()}
-    columns["next.success"] = np.empty((length, 1), bool)
-    success = False
-    for step in range(length):
-        frames[step] = env.render_frame()
-        state = env.simulator_state()
-        for name, value in state.items():
-            columns[f"simulator.{name}"][step] = value
-        columns["observation.state"][step] = env.proprioception()[:4]
-        success = env.is_success()
-        actions[step] = behaviour.act(state)
-        env.control_step(actions[step])
-        columns["next.success"][step] = env.is_success()
-    return Recording(frames, actions, columns, success)
-
-
-class PolicyBehaviour:
-    """A policy's roll-out, with noise, after a few random control steps.
-
-    Args:
-        env: the environment whose pictures the policy sees.
-        policy: see :class:`ChunkPolicy`.
-        rng: source of all chance.
-        noise: standard deviation of the Gaussian noise on x, y, z, and on the gripper command.
-    """
-
-    def __init__(self, env: RobosuiteEnv, policy: ChunkPolicy, rng: np.random.Generator, noise: float) -> None:
-        self._env, self._policy, self._rng, self._noise = env, policy, rng, noise
-        self._start_steps = int(rng.integers(0, 7))
-        self._start_motion = rng.uniform(-1, 1, env.task.action_dim)
-        self._chunk = np.zeros((0, env.task.action_dim))
-        self._chunks = 0
-
-    def act(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The next action (A,) within [-1, 1]; the state is not looked at."""
-        if self._start_steps > 0:
-            self._start_steps -= 1
-            return self._start_motion
-        if len(self._chunk) == 0:
-            chunk = np.asarray(
-                self._policy(self._env.render_frame(), self._env.proprioception(), self._chunks), np.float64
-            )
-            self._chunk = chunk.reshape(-1, self._env.task.action_dim)
-            self._chunks += 1
-        action, self._chunk = self._chunk[0], self._chunk[1:]
-        return np.clip(action + self._noise * self._rng.standard_normal(len(action)), -1, 1)
 
 
 def _checked_task(config: CollectConfig, policy: ChunkPolicy | None) -> TaskSpec:
@@ -280,14 +187,15 @@ def _open_writer(config: CollectConfig, task: TaskSpec) -> EpisodeWriter:
         camera=CAMERA_KEY,
         image_size=task.camera.size,
         action_names=task.action_names,
-        columns={**_COLUMNS, "simulator.state": (task.state_dim,)},
+        columns={**COLUMNS, "simulator.state": (task.state_dim,)},
         robot_type=task.robot.lower(),
     )
 
 
 def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: EpisodeWriter) -> None:
     """Compares with the settings the folder was collected with; new ones count from the next episode on."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "episodes", "workers")}
+    free = ("out", "episodes", "workers", "ray")
+    settings = {name: value for name, value in asdict(config).items() if name not in free}
     if policy is not None:
         settings["policy_name"] = str(getattr(policy, "name", type(policy).__name__))
     path = Path(config.out) / _SETTINGS_FILE
@@ -323,7 +231,40 @@ def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: 
     save_json(path, parts)
 
 
-def _run_workers(config: CollectConfig, policy: ChunkPolicy | None, missing: list[int]) -> None:
+def _collect_missing(
+    config: CollectConfig, policy: ChunkPolicy | None, writer: EpisodeWriter, missing: list[int]
+) -> None:
+    counts: dict[str, list[int]] = {}
+    outcomes = _by_ray(config, policy, writer, missing) if config.ray else _by_processes(config, policy, missing)
+    with closing(outcomes), tqdm(
+        total=config.episodes,
+        initial=config.episodes - len(missing),
+        desc=f"collect {config.task}",
+        unit="episode",
+        smoothing=0.05,
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+    ) as progress:  # fmt: skip
+        for kind, success in outcomes:
+            count = counts.setdefault(kind, [0, 0])
+            count[0] += success
+            count[1] += 1
+            shown = " ".join(f"{kind} {wins}/{n}" for kind, (wins, n) in sorted(counts.items()))
+            progress.set_postfix_str(shown, False)
+            progress.update()
+
+
+Outcomes = Generator[tuple[str, bool], None, None]
+"""Kind and success of episodes, as they are written."""
+
+
+def _by_ray(config: CollectConfig, policy: ChunkPolicy | None, writer: EpisodeWriter, missing: list[int]) -> Outcomes:
+    """Records on a cluster; this process writes, so that the machines need not share a disk."""
+    for episode in ray_map(partial(EpisodeRecorder, config, policy), missing, config.workers):
+        yield _write(writer, episode)
+
+
+def _by_processes(config: CollectConfig, policy: ChunkPolicy | None, missing: list[int]) -> Outcomes:
+    """Records and writes in processes of this machine."""
     workers = min(config.workers or os.cpu_count() or 1, len(missing))
     pool = ProcessPoolExecutor(
         workers,
@@ -331,38 +272,28 @@ def _run_workers(config: CollectConfig, policy: ChunkPolicy | None, missing: lis
         initializer=_start_worker,
         initargs=(config, policy),
     )
-    counts: dict[str, list[int]] = {}
-    queue = iter(missing)
     pending: set[Future[tuple[str, bool]]] = set()
-    with tqdm(
-        total=config.episodes,
-        initial=config.episodes - len(missing),
-        desc=f"collect {config.task}",
-        unit="episode",
-        smoothing=0.05,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-    ) as progress:
-        try:
-            # Few at a time and in order: an interruption leaves no hole behind.
-            for index in queue:
-                with _sigint_ignored():  # a worker inherits this, and Ctrl-C reaches the whole process group
-                    pending.add(pool.submit(_collect_episode, index))
-                if len(pending) < workers + 1:
-                    continue
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                _report(finished, counts, progress)
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                _report(finished, counts, progress)
-        except KeyboardInterrupt:
-            progress.write("interrupted: finishing the episodes under way", file=sys.stderr)
-            raise
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a worker process died (out of memory?); run the same command again to go on, with fewer workers"
-            ) from error
-        finally:
-            pool.shutdown(wait=True)
+    try:
+        # Few at a time and in order: an interruption leaves no hole behind.
+        for index in missing:
+            with _sigint_ignored():  # a worker inherits this, and Ctrl-C reaches the whole process group
+                pending.add(pool.submit(_collect_episode, index))
+            if len(pending) < workers + 1:
+                continue
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in finished)
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in finished)
+    except KeyboardInterrupt:
+        tqdm.write("interrupted: finishing the episodes under way", file=sys.stderr)
+        raise
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a worker process died (out of memory?); run the same command again to go on, with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True)
 
 
 @contextmanager
@@ -377,16 +308,6 @@ def _sigint_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _report(finished: set[Future[tuple[str, bool]]], counts: dict[str, list[int]], progress: Any) -> None:
-    for future in finished:
-        kind, success = future.result()
-        count = counts.setdefault(kind, [0, 0])
-        count[0] += success
-        count[1] += 1
-    progress.set_postfix_str(" ".join(f"{kind} {wins}/{n}" for kind, (wins, n) in sorted(counts.items())), False)
-    progress.update(len(finished))
-
-
 _worker: Callable[[int], tuple[str, bool]] | None = None
 
 
@@ -395,41 +316,23 @@ def _start_worker(config: CollectConfig, policy: ChunkPolicy | None) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: the other cores have workers of their own
-    if policy is not None:
-        import torch
-
-        torch.set_num_threads(1)
-    task = get_task(config.task)
-    writer = _open_writer(config, task)
-    env = RobosuiteEnv(config.task, obs="rgb", chunk_length=task.chunk_length)
+    writer = _open_writer(config, get_task(config.task))
+    recorder = EpisodeRecorder(config, policy)
 
     def work(index: int) -> tuple[str, bool]:
-        kind = config.kind(index)
-        rng = np.random.default_rng([config.seed, index])
-        names = tuple(task.placements)
-        drawn = names[int(rng.integers(len(names)))]
-        placement = drawn if config.placement == "mixed" else config.placement
-        seed = config.reset_seed(index)
-        env.reset(seed=seed, options={"placement": placement})
-        if kind == "policy":
-            assert policy is not None
-            behaviour: Behaviour = PolicyBehaviour(env, policy, rng, config.policy_noise)
-        else:
-            behaviour = make_behaviour(kind, rng)
-        recording = record_episode(env, behaviour, config.length)
-        writer.write(
-            index,
-            recording.frames,
-            recording.actions,
-            recording.columns,
-            kind=kind,
-            success=recording.success,
-            seed=seed,
-        )
-        return kind, recording.success
+        return _write(writer, recorder(index))
 
     _worker = work
+
+
+def _write(writer: EpisodeWriter, episode: RecordedEpisode) -> tuple[str, bool]:
+    """Adds an episode to the dataset; returns its kind and success."""
+    recording = episode.recording
+    writer.write(
+        episode.index, recording.frames, recording.actions, recording.columns,
+        kind=episode.kind, success=recording.success, seed=episode.seed,
+    )  # fmt: skip
+    return episode.kind, recording.success
 
 
 def _exit_with_parent() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ from tqdm import tqdm
 
 from world_models.checkpoint import save_json
 from world_models.proprioception import with_change
+from world_models.ray_map import ray_map
 from world_models.state import StateEncoder
 
 if TYPE_CHECKING:
@@ -36,29 +40,66 @@ def cache_frames(dataset: EpisodeDataset, folder: Path) -> np.ndarray:
     height, width = dataset.image_size
     path = Path(folder) / f"frames-{dataset.fingerprint()}.npy"
     shape = (dataset.num_frames, height, width, 3)
-    return _fill(path, shape, np.uint8, dataset, "decode frames", lambda index, _: dataset.frames(index))
+
+    def decoded(first: int) -> Iterator[np.ndarray]:
+        return map(dataset.frames, range(first, len(dataset)))
+
+    return _fill(path, shape, np.uint8, dataset, "decode frames", decoded)
 
 
 def cache_features(
-    dataset: EpisodeDataset, encoder: StateEncoder, folder: Path, *, batch_size: int = 128
+    dataset: EpisodeDataset, encoder: StateEncoder, folder: Path, *, batch_size: int = 128, ray: bool = False
 ) -> np.ndarray:
     """States of all frames as one memory-mapped array ``(F, L, C)`` float16, encoded once.
 
     The file's name carries the fingerprints of the data and of the encoder's weights, so that neither can change
     under a cache. An interrupted pass goes on where it stopped.
+
+    Args:
+        dataset: the episodes.
+        encoder: encodes on its device.
+        folder: of the files.
+        batch_size: frames encoded at once.
+        ray: encode on a Ray cluster, on its GPUs if the encoder is on one; this process decodes and writes.
     """
     frames = cache_frames(dataset, folder)
     path = Path(folder) / f"features-{dataset.fingerprint()}-{encoder.fingerprint()}.npy"
     shape = (dataset.num_frames, encoder.num_tokens, encoder.channels)
 
-    @torch.inference_mode()
-    def encode(index: int, span: slice) -> np.ndarray:
-        batches = torch.from_numpy(frames[span]).split(batch_size)
-        sensed = readings(dataset, index).split(batch_size) if encoder.readings else [None] * len(batches)
-        states = [encoder(batch.to(encoder.device), part).cpu() for batch, part in zip(batches, sensed, strict=True)]
-        return torch.cat(states).half().numpy()
+    encode = _EpisodeEncoder(encoder, batch_size)
 
-    return _fill(path, shape, np.float16, dataset, "encode features", encode)
+    def episodes(first: int) -> Iterator[tuple[np.ndarray, Tensor | None]]:
+        offsets = episode_offsets(dataset.lengths)
+        for index in range(first, len(dataset)):
+            sensed = readings(dataset, index) if encoder.readings else None
+            yield np.array(frames[offsets[index] : offsets[index + 1]]), sensed
+
+    def encoded(first: int) -> Iterator[np.ndarray]:
+        if not ray:
+            return map(encode, episodes(first))
+        on_gpu = encoder.device.type == "cuda"
+        return ray_map(
+            partial(_EpisodeEncoder, deepcopy(encoder).cpu(), batch_size, on_gpu), episodes(first), gpus=on_gpu
+        )
+
+    return _fill(path, shape, np.float16, dataset, "encode features", encoded)
+
+
+class _EpisodeEncoder:
+    """Encodes the frames of one episode after the other."""
+
+    def __init__(self, encoder: StateEncoder, batch_size: int, on_gpu: bool = False) -> None:
+        self._encoder, self._batch_size = encoder.to("cuda") if on_gpu else encoder, batch_size
+
+    @torch.inference_mode()
+    def __call__(self, episode: tuple[np.ndarray, Tensor | None]) -> np.ndarray:
+        """Frames ``(T, H, W, 3)`` uint8 and readings ``(T, R)`` to states ``(T, L, C)`` float16."""
+        frames, sensed = episode
+        batches = torch.from_numpy(frames).split(self._batch_size)
+        parts = [None] * len(batches) if sensed is None else sensed.split(self._batch_size)
+        encoder = self._encoder
+        states = [encoder(batch.to(encoder.device), part).cpu() for batch, part in zip(batches, parts, strict=True)]
+        return torch.cat(states).half().numpy()
 
 
 def readings(dataset: EpisodeDataset, index: int) -> Tensor:
@@ -77,8 +118,18 @@ def readings(dataset: EpisodeDataset, index: int) -> Tensor:
     return with_change(values, torch.arange(len(values)) == 0)
 
 
-def _fill(path: Path, shape: tuple[int, ...], dtype, dataset: EpisodeDataset, title: str, make) -> np.ndarray:
-    """Fill an array episode by episode under a temporary name; the finished file alone has the right name."""
+def _fill(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: type,
+    dataset: EpisodeDataset,
+    title: str,
+    made: Callable[[int], Iterator[np.ndarray]],
+) -> np.ndarray:
+    """Fill an array episode by episode under a temporary name; the finished file alone has the right name.
+
+    ``made`` gives the rows of one episode after the other, from the one with this number on.
+    """
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
@@ -86,9 +137,9 @@ def _fill(path: Path, shape: tuple[int, ...], dtype, dataset: EpisodeDataset, ti
         array = np.lib.format.open_memmap(partial, "r+" if done else "w+", dtype, shape)
         offsets = episode_offsets(dataset.lengths)
         with tqdm(total=shape[0], initial=int(offsets[done]), desc=title, unit="frame") as bar:
-            for index in range(done, len(dataset)):
+            for index, rows in enumerate(made(done), start=done):
                 span = slice(int(offsets[index]), int(offsets[index + 1]))
-                array[span] = make(index, span)
+                array[span] = rows
                 bar.update(span.stop - span.start)
                 if index % 50 == 49:
                     array.flush()

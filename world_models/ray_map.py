@@ -1,0 +1,110 @@
+"""Maps a function over items with the workers of a Ray cluster, in order; workers that die are replaced."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+RETRIES = 3
+"""How often a worker is started anew, and an item tried again, before the error is shown."""
+AHEAD = 2
+"""Items per worker that are handed out before the first of them is back; bounds what waits in memory."""
+
+
+def ray_map(
+    make_worker: Callable[[], Callable[[Item], Result]], items: Iterable[Item], workers: int = 0, *, gpus: bool = False
+) -> Iterator[Result]:
+    """Results of all items, in the items' order, computed on a Ray cluster.
+
+    The cluster is the one that is connected already, that ``RAY_ADDRESS`` names or that runs on this machine, or else
+    a new one on this machine alone, which ends with the last result. If a worker's process or machine dies, its items
+    are given to a new one, so a result must depend on its item alone. Machines of a cluster need this package
+    installed, and files that workers read in the same place.
+
+    Args:
+        make_worker: called once in each worker; what it returns maps items to results. It is pickled, like items and
+            results.
+        items: what to map; taken one by one, a few ahead of the results.
+        workers: of one CPU each; 0 takes as many as the cluster has CPUs.
+        gpus: every worker takes a GPU too; 0 workers are then as many as the cluster has GPUs.
+
+    Yields:
+        One result per item.
+
+    Raises:
+        ImportError: Ray is missing.
+        ValueError: the cluster has nothing to work with.
+        RuntimeError: workers died again and again over an item.
+        Exception: what a worker raised.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError('clusters need Ray: pip install "rla-gym[distributed]"') from error
+    connected = ray.is_initialized()
+    if not connected:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    pool: list[Any] = []
+    try:
+        count = workers or int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
+        if count == 0:
+            raise ValueError("the Ray cluster has no free GPU" if gpus else "the Ray cluster has no CPU")
+        remote = ray.remote(num_cpus=1, num_gpus=int(gpus), max_restarts=RETRIES, max_task_retries=RETRIES)(_Worker)
+        pool = [remote.remote(make_worker) for _ in range(count)]
+        # Always to the worker with the least to do; results come back in order all the same.
+        under_way: deque[tuple[Any, int]] = deque()
+        load = [0] * count
+        queue = iter(items)
+        for item in islice(queue, AHEAD * count):
+            _give(item, pool, load, under_way)
+        while under_way:
+            yield _first(ray, under_way, load)
+            for item in islice(queue, 1):
+                _give(item, pool, load, under_way)
+    finally:
+        for worker in pool:
+            ray.kill(worker)
+        if not connected:
+            ray.shutdown()
+
+
+class _Worker:
+    """The actor: makes its worker at the first item, so that what goes wrong there is raised to the caller."""
+
+    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]]) -> None:
+        self._make_worker = make_worker
+        self._work: Callable[[Any], Any] | None = None
+
+    def work(self, item: Any) -> Any:
+        if self._work is None:
+            self._work = self._make_worker()
+        return self._work(item)
+
+
+def _give(item: Any, pool: list[Any], load: list[int], under_way: deque[tuple[Any, int]]) -> None:
+    free = load.index(min(load))
+    load[free] += 1
+    under_way.append((pool[free].work.remote(item), free))
+
+
+def _first(ray: Any, under_way: deque[tuple[Any, int]], load: list[int]) -> Any:
+    result, worker = under_way.popleft()
+    try:
+        value = ray.get(result)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        raise RuntimeError(
+            f"workers of the Ray cluster died {RETRIES + 1} times (out of memory?): {error}; what is finished is kept, "
+            "so run the same command again, with fewer workers"
+        ) from error
+    load[worker] -= 1
+    return value
