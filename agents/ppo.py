@@ -11,11 +11,10 @@ minibatch to know when to stop.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,16 +22,16 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import rla_gym  # noqa: F401  registers the environments
 from agents.bc import BCConfig, train_bc, world_reference
+from agents.gaussian import gaussian_kl, gaussian_log_prob
 from agents.policy import TokenCritic, TokenPolicy, choose_device, load_policy
+from agents.ppo_checkpoint import Parts, load_checkpoint, save_checkpoint, settings
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
-from world_models.checkpoint import optimiser_tensors, restore_optimiser, save_tensors
+from world_models.processes import Processes, launched
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -77,7 +76,7 @@ class PPOConfig:
     """Solver steps of the flow; None takes the world's."""
 
     num_envs: int = 64
-    """Dreams side by side."""
+    """Dreams side by side; `torchrun -m rla_gym agent ppo` shares them out to several processes or GPUs."""
     steps: int = 4
     """Chunks per dream and iteration."""
     iterations: int = 300
@@ -137,7 +136,10 @@ def train_ppo(config: PPOConfig) -> Path:
     """
     # ---- check, before any work starts
     _check(config)
-    device = choose_device(config.device)
+    choose_device(config.device)
+    processes = launched(config.device)
+    device = processes.device
+    _check_processes(config, processes)
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -149,7 +151,8 @@ def train_ppo(config: PPOConfig) -> Path:
 
     # ---- the clone: start and anchor
     clone_folder = config.policy or config.out / "bc"
-    if config.policy is None and not (resuming and (clone_folder / "config.json").is_file()):
+    cloned = resuming and (clone_folder / "config.json").is_file()
+    if config.policy is None and not cloned and processes.main:
         train_bc(
             BCConfig(
                 world=config.world or "lift",
@@ -160,6 +163,7 @@ def train_ppo(config: PPOConfig) -> Path:
                 progress=config.progress,
             )
         )
+    processes.wait()
     clone = load_policy(clone_folder, device)
     if not isinstance(clone, TokenPolicy):
         raise ValueError(
@@ -178,23 +182,31 @@ def train_ppo(config: PPOConfig) -> Path:
     policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5)
     value_optimizer = torch.optim.Adam(critic.parameters(), lr=config.value_learning_rate, eps=1e-5)
 
+    parts: Parts = {
+        "policy": policy,
+        "averaged": averaged,
+        "critic": critic,
+        "policy_optimizer": policy_optimizer,
+        "value_optimizer": value_optimizer,
+    }
+
     first, spent = 0, 0.0
     history: list[dict[str, float]] = []
     if resuming:
-        tensors, state = _read_checkpoint(checkpoint)
-        _check_same_run(config, state["config"], checkpoint)
+        state = load_checkpoint(checkpoint, parts, config)
         first, spent, history = state["iteration"], state["seconds"], state["history"]
-        for name, module in (("policy", policy), ("averaged", averaged), ("critic", critic)):
-            module.load_state_dict(_part(tensors, name))
-        restore_optimiser(policy_optimizer, _part(tensors, "policy_optimizer"))
-        restore_optimiser(value_optimizer, _part(tensors, "value_optimizer"))
 
     # ---- the dream, or the simulator with the same spaces
     dreams = config.train_in == "dream"
-    of_dreams = ("dynamics", "precision", "starts", "solver_steps", "max_uncertainty")
+    T, B = config.steps, config.num_envs // processes.count
+    own_envs = range(processes.rank * B, (processes.rank + 1) * B)
+    arguments: dict[str, Any] = {"vectorization": "async"}
+    if dreams:
+        of_dreams = ("dynamics", "precision", "starts", "solver_steps", "max_uncertainty")
+        arguments = {name: getattr(config, name) for name in of_dreams} | {"first_slot": own_envs.start}
     envs = gym.make_vec(
         f"RLAWM-{task}-v0" if dreams else f"Robosuite-{task}-v0",
-        num_envs=config.num_envs,
+        num_envs=len(own_envs),
         world=world,
         device=str(device),
         obs="features",
@@ -204,9 +216,8 @@ def train_ppo(config: PPOConfig) -> Path:
         chunk_length=clone.chunk_length,
         max_chunks=config.max_chunks,
         autoreset_mode=AutoresetMode.SAME_STEP,
-        **({name: getattr(config, name) for name in of_dreams} if dreams else {"vectorization": "async"}),
+        **arguments,
     )
-    T, B = config.steps, config.num_envs
     sample = (clone.num_tokens, clone.channels)
     if envs.single_observation_space.shape != sample:
         raise ValueError(
@@ -219,11 +230,15 @@ def train_ppo(config: PPOConfig) -> Path:
     rewards, log_probs = torch.zeros(T, B, device=device), torch.zeros(T, B, device=device)
     uncertainties = torch.zeros(T, B, device=device)
     terminations, ends = torch.zeros(T, B, device=device), torch.zeros(T, B, device=device)
-    minibatch = T * B // config.minibatches
+    all_samples = T * config.num_envs
+    minibatch = all_samples // config.minibatches
 
     generator = torch.Generator(device)
-    writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1)
-    bar = tqdm(total=config.iterations, initial=first, desc="ppo", unit="iteration", disable=not config.progress)
+    writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1) if processes.main else None
+    bar = tqdm(
+        total=config.iterations, initial=first, desc="ppo", unit="iteration",
+        disable=not (config.progress and processes.main),
+    )  # fmt: skip
     try:
         for iteration in range(first, config.iterations):
             if config.seconds is not None and spent >= config.seconds:
@@ -241,7 +256,9 @@ def train_ppo(config: PPOConfig) -> Path:
             for t in range(T):
                 with torch.no_grad():
                     mean, log_std = policy(observation), policy.log_std
-                    noise = torch.randn(mean.shape, device=device, generator=generator)
+                    # drawn for all processes' dreams, so that it does not matter who dreams which
+                    noise = torch.randn(config.num_envs, mean.shape[1], device=device, generator=generator)
+                    noise = noise[own_envs.start : own_envs.stop]
                     action = mean + log_std.exp() * noise
                     log_probs[t] = gaussian_log_prob(action, mean, log_std)
                 features[t], actions[t] = observation, action
@@ -271,41 +288,49 @@ def train_ppo(config: PPOConfig) -> Path:
                 for t in reversed(range(T)):
                     running = deltas[t] + config.gamma * config.gae_lambda * (1.0 - ends[t]) * running
                     advantages[t] = running
-                returns = (advantages + values).flatten()
+                returns = advantages + values
                 clone_mean, old_mean, old_log_std = clone(flat), policy(flat), policy.log_std.clone()
-            old_log_probs, flat_actions = log_probs.flatten(), actions.flatten(0, 1)
-            flat_advantages = advantages.flatten()
+            old_log_probs, flat_actions, flat_returns = log_probs.flatten(), actions.flatten(0, 1), returns.flatten()
+            # of all processes, in the order of the dreams: what the minibatches are made of
+            all_advantages, all_returns, all_values = (
+                processes.concatenate(part.T.contiguous()).T.flatten() for part in (advantages, returns, values)
+            )
 
             # ---- learn
             learns = iteration >= config.warmup_iterations
             policy_losses, value_losses, clipped = [], [], []
             updates = 0
             for _ in range(config.epochs):
-                order = torch.randperm(T * B, device=device, generator=generator)
-                for index in order[: minibatch * config.minibatches].view(config.minibatches, minibatch):
+                order = torch.randperm(all_samples, device=device, generator=generator)
+                for drawn in order[: minibatch * config.minibatches].view(config.minibatches, minibatch):
+                    # a sample is number (time, dream) of all; this process works on those of its own dreams
+                    at, dream = drawn // config.num_envs, drawn % config.num_envs
+                    own = (dream >= own_envs.start) & (dream < own_envs.stop)
+                    index = (at * B + dream - own_envs.start)[own]
                     value = critic(flat[index])
-                    value_loss = nn.functional.mse_loss(value, returns[index])
-                    _step(value_optimizer, value_loss, critic, config.max_grad_norm)
+                    value_loss = (value - flat_returns[index]).square().sum() / minibatch
+                    _step(value_optimizer, value_loss, critic, config.max_grad_norm, processes)
                     value_losses.append(value_loss.detach())
                     if not learns:
                         continue
                     mean, log_std = policy(flat[index]), policy.log_std
-                    kl = gaussian_kl(old_mean[index], old_log_std, mean, log_std).mean()
-                    if kl.item() > config.target_kl:
+                    kl = gaussian_kl(old_mean[index], old_log_std, mean, log_std).sum() / minibatch
+                    if processes.sum(kl.detach()).item() > config.target_kl:
                         learns = False
                         continue
                     ratio = (gaussian_log_prob(flat_actions[index], mean, log_std) - old_log_probs[index]).exp()
-                    advantage = flat_advantages[index]
-                    advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+                    advantage = all_advantages[drawn]
+                    advantage = ((advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8))[own]
                     surrogate = torch.min(
                         advantage * ratio, advantage * ratio.clamp(1.0 - config.clip, 1.0 + config.clip)
-                    ).mean()
-                    anchor = gaussian_kl(mean, log_std, clone_mean[index], clone.log_std).mean()
-                    loss = -surrogate + config.kl_coefficient * anchor - config.entropy_coefficient * log_std.sum()
-                    _step(policy_optimizer, loss, policy, config.max_grad_norm)
+                    )
+                    anchor = gaussian_kl(mean, log_std, clone_mean[index], clone.log_std)
+                    loss = (config.kl_coefficient * anchor - surrogate).sum() / minibatch
+                    loss = loss - config.entropy_coefficient * log_std.sum() / processes.count
+                    _step(policy_optimizer, loss, policy, config.max_grad_norm, processes)
                     updates += 1
-                    policy_losses.append(-surrogate.detach())
-                    clipped.append(((ratio.detach() - 1.0).abs() > config.clip).float().mean())
+                    policy_losses.append(-surrogate.detach().sum() / minibatch)
+                    clipped.append(((ratio.detach() - 1.0).abs() > config.clip).float().sum() / minibatch)
             if iteration >= config.warmup_iterations:
                 # a bias-corrected average: with few iterations it does not hang on to the clone
                 count = iteration - config.warmup_iterations + 1
@@ -317,63 +342,58 @@ def train_ppo(config: PPOConfig) -> Path:
             # ---- log: one read of the device
             with torch.no_grad():
                 mean, log_std = policy(flat), policy.log_std
-                unexplained = (returns - values.flatten()).var() / (returns.var() + 1e-8)
+                # sums over this process's part of the samples; those of all processes add up to the number
                 numbers = {
                     "episodes": ends.sum(),
                     "successes": terminations.sum(),
                     "returns": finished_returns,
-                    "charts/kl_to_bc": gaussian_kl(mean, log_std, clone_mean, clone.log_std).mean(),
-                    "charts/reward_per_chunk": rewards.mean(),
-                    "charts/uncertainty": uncertainties.mean(),
-                    "charts/action_std": log_std.exp().mean(),
-                    "losses/approx_kl": gaussian_kl(old_mean, old_log_std, mean, log_std).mean(),
+                    "charts/kl_to_bc": gaussian_kl(mean, log_std, clone_mean, clone.log_std).sum() / all_samples,
+                    "charts/reward_per_chunk": rewards.sum() / all_samples,
+                    "charts/uncertainty": uncertainties.sum() / all_samples,
+                    "losses/approx_kl": gaussian_kl(old_mean, old_log_std, mean, log_std).sum() / all_samples,
                     "losses/value": torch.stack(value_losses).mean(),
-                    "losses/explained_variance": 1.0 - unexplained,
                 }
                 if policy_losses:
                     numbers["losses/policy"] = torch.stack(policy_losses).mean()
                     numbers["losses/clip_fraction"] = torch.stack(clipped).mean()
-                scalars = dict(zip(numbers, torch.stack([*numbers.values()]).tolist(), strict=True))
+                unexplained = (all_returns - all_values).var() / (all_returns.var() + 1e-8)
+                shared = processes.sum(torch.stack([*numbers.values()]))
+                same = torch.stack([log_std.exp().mean(), 1.0 - unexplained])
+                names = [*numbers, "charts/action_std", "losses/explained_variance"]
+                scalars = dict(zip(names, torch.cat([shared, same]).tolist(), strict=True))
             episodes = scalars.pop("episodes")
             successes, total_return = scalars.pop("successes"), scalars.pop("returns")
             if episodes:
                 scalars["charts/dream_success_rate"] = successes / episodes
                 scalars["charts/dream_return"] = total_return / episodes
             elapsed = time.perf_counter() - began
-            scalars["charts/decisions_per_second"] = T * B / elapsed
+            scalars["charts/decisions_per_second"] = all_samples / elapsed
             if device.type == "cpu":  # a GPU is still at work when the host goes on
                 scalars["charts/rollout_share"] = rolled_out / elapsed
             scalars["losses/updates"] = updates
             if not all(math.isfinite(number) for number in scalars.values()):
                 raise ValueError(f"iteration {iteration}: training diverged, {scalars}; lower --learning-rate")
-            for name, number in scalars.items():
-                writer.add_scalar(name, number, iteration + 1)
+            if writer is not None:
+                for name, number in scalars.items():
+                    writer.add_scalar(name, number, iteration + 1)
             history.append({"iteration": iteration + 1, **{name: round(x, 6) for name, x in scalars.items()}})
             bar.set_postfix(_postfix(history))
             bar.update()
 
             spent += time.perf_counter() - began
+            if config.seconds is not None:  # all processes stop at the same iteration
+                spent = float(processes.average(torch.tensor(spent, dtype=torch.float64, device=device)))
             last = iteration + 1 == config.iterations or (config.seconds is not None and spent >= config.seconds)
-            if (iteration + 1) % config.checkpoint_every == 0 or last:
-                tensors = {
-                    f"{name}.{key}": value
-                    for name, content in (
-                        ("policy", policy.state_dict()),
-                        ("averaged", averaged.state_dict()),
-                        ("critic", critic.state_dict()),
-                        ("policy_optimizer", optimiser_tensors(policy_optimizer)),
-                        ("value_optimizer", optimiser_tensors(value_optimizer)),
-                    )
-                    for key, value in content.items()
-                }
-                state = {"iteration": iteration + 1, "seconds": spent, "history": history, "config": _content(config)}
-                save_tensors(checkpoint, tensors, {"state": json.dumps(state)})
+            if processes.main and ((iteration + 1) % config.checkpoint_every == 0 or last):
+                state = {"iteration": iteration + 1, "seconds": spent, "history": history}
+                save_checkpoint(checkpoint, parts, config, state)
                 if config.keep_policies:
                     averaged.facts = {**clone.facts, "method": "ppo", "training": {"iterations": iteration + 1}}
                     averaged.save(config.out / "policies" / f"{iteration + 1:06d}")
     finally:
         bar.close()
-        writer.close()
+        if writer is not None:
+            writer.close()
         envs.close()
 
     # ---- keep the averaged policy
@@ -382,34 +402,25 @@ def train_ppo(config: PPOConfig) -> Path:
         "world": world_reference(world),
         "task": task,
         "training": {
-            **{name: value for name, value in _content(config).items() if name not in ("out", "progress", "world")},
+            **{name: value for name, value in settings(config).items() if name not in ("out", "progress", "world")},
             "clone": clone.facts.get("training"),
             "trained_seconds": round(spent, 3),
-            "decisions": len(history) * T * B,
+            "decisions": len(history) * all_samples,
             "kept": "exponential average of the iterates" if config.average_decay else "last iterate",
             "dream_at_start": _summary(history[: max(1, config.warmup_iterations)]),
             "dream_at_end": _summary(history[-10:]),
         },
     }
-    return averaged.save(config.out)
+    return averaged.save(config.out) if processes.main else config.out
 
 
-def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log density of actions (B, D) under diagonal Gaussians, summed over D: (B,)."""
-    scaled = (action - mean) / log_std.exp()
-    return (-0.5 * scaled.square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(-1)
-
-
-def gaussian_kl(mean_p: Tensor, log_std_p: Tensor, mean_q: Tensor, log_std_q: Tensor) -> Tensor:
-    """KL(p || q) of diagonal Gaussians, means (B, D), log stds (D,), summed over D: (B,), in nats."""
-    ratio = (2.0 * (log_std_p - log_std_q)).exp()
-    distance = ((mean_p - mean_q) / log_std_q.exp()).square()
-    return (log_std_q - log_std_p + 0.5 * (ratio + distance - 1.0)).sum(-1)
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module, max_grad_norm: float) -> None:
+def _step(
+    optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module, max_grad_norm: float, processes: Processes
+) -> None:
+    """One step down the sum of all processes' losses."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    processes.sum_gradients(module)
     nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
     optimizer.step()
 
@@ -435,37 +446,11 @@ def _summary(history: list[dict[str, float]]) -> dict[str, float | None]:
     return means
 
 
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, "pt") as file:
-            state = json.loads(file.metadata()["state"])
-        return load_file(path), state
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no PPO checkpoint ({error}); start anew with --overwrite") from error
-
-
-def _content(config: PPOConfig) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-
-
-def _check_same_run(config: PPOConfig, saved: dict[str, Any], checkpoint: Path) -> None:
-    """A resumed run may be longer or shown otherwise; anything else would make it another run."""
-    free = {"out", "iterations", "seconds", "resume", "overwrite", "progress", "keep_policies", "device", "policy"}
-    saved = _content(PPOConfig()) | saved  # a setting that came later had its default
-    changed = {
-        name: (saved[name], value)
-        for name, value in _content(config).items()
-        if name not in free and saved[name] != value
-    }
-    if changed:
-        listed = ", ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
-        raise ValueError(
-            f"{checkpoint} is of another run: {listed}; use the same settings, --overwrite or another --out"
-        )
+def _check_processes(config: PPOConfig, processes: Processes) -> None:
+    if config.num_envs % processes.count:
+        raise ValueError(f"num_envs={config.num_envs} cannot be shared evenly by {processes.count} processes")
+    if processes.count > 1 and config.train_in == "simulator":
+        raise ValueError("train_in='simulator' starts processes of its own: launch one")
 
 
 def _check(config: PPOConfig) -> None:

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from agents.policy import TokenPolicy
+from agents.ppo import PPOConfig, train_ppo
 from tests.synthetic_dataset import write_moving_square
 from tests.test_train import tiny_training
 from world_models.data.episodes import EpisodeDataset
@@ -48,18 +50,23 @@ def losses(world: Path, stage: str) -> list[float]:
     return [scalar.value for scalar in events.Scalars(f"losses/{stage}")]
 
 
-def test_two_processes_train_as_one_with_the_same_batches(dataset: EpisodeDataset, tmp_path: Path) -> None:
-    script = tmp_path / "launched.py"
-    script.write_text(
-        "from pathlib import Path\n"
-        "from tests.test_train import tiny_training\n"
-        "from world_models.train import train\n"
-        f"train(tiny_training(Path({str(dataset.root)!r}), Path({str(tmp_path / 'two')!r}), 41))\n"
-    )
+def launch_two(folder: Path, *lines: str) -> None:
+    """Run a script in two processes."""
+    script = folder / "launched.py"
+    script.write_text("\n".join(["from pathlib import Path", *lines]))
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}, check=True, capture_output=True,
     )  # fmt: skip
+
+
+def test_two_processes_train_as_one_with_the_same_batches(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    launch_two(
+        tmp_path,
+        "from tests.test_train import tiny_training",
+        "from world_models.train import train",
+        f"train(tiny_training(Path({str(dataset.root)!r}), Path({str(tmp_path / 'two')!r}), 41))",
+    )
     one_process = in_parts(tiny_training(dataset.root, tmp_path / "one", 41), 2)
     train(replace(one_process, encoder_only=True))
     assert losses(tmp_path / "two", "encoder") == pytest.approx(losses(tmp_path / "one", "encoder"), rel=1e-3)
@@ -80,3 +87,31 @@ def test_two_processes_train_as_one_with_the_same_batches(dataset: EpisodeDatase
 def test_a_batch_that_cannot_be_shared_is_refused(dataset: EpisodeDataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="micro_batches=3 cannot be shared evenly by 1 processes"):
         train(in_parts(tiny_training(dataset.root, tmp_path, 2), 3))
+
+
+def test_ppo_in_two_processes_is_ppo_in_one(world: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    clone = TokenPolicy(16, 8, 8, 4, width=32)
+    clone.facts = {"method": "bc", "world": world, "task": "Lift"}
+    config = PPOConfig(
+        clone.save(tmp_path / "clone"), tmp_path / "two", num_envs=6, steps=3, iterations=5, warmup_iterations=2,
+        minibatches=2, learning_rate=1e-3, target_kl=1.0, progress=False, device="cpu",
+    )  # fmt: skip
+    settings = {**vars(config), "policy": str(config.policy), "out": str(config.out)}
+    launch_two(
+        tmp_path,
+        "from agents.ppo import PPOConfig, train_ppo",
+        f"settings = {settings!r}",
+        "train_ppo(PPOConfig(**settings | {name: Path(settings[name]) for name in ('policy', 'out')}))",
+    )
+    train_ppo(replace(config, out=tmp_path / "one"))
+    one, two = (EventAccumulator(str(tmp_path / name / "tensorboard")).Reload() for name in ("one", "two"))
+    tags = set(one.Tags()["scalars"])
+    assert {"charts/kl_to_bc", "losses/value", "losses/explained_variance"} <= tags
+    for tag in tags - {"charts/decisions_per_second", "charts/rollout_share"}:
+        curves = [[scalar.value for scalar in events.Scalars(tag)] for events in (one, two)]
+        assert curves[1] == pytest.approx(curves[0], rel=1e-2, abs=1e-4), tag
+    weights = [load_file(tmp_path / name / "policy.safetensors") for name in ("clone", "one", "two")]
+    for name, tensor in weights[1].items():
+        torch.testing.assert_close(weights[2][name], tensor, atol=1e-4, rtol=1e-3)
+    assert any(not torch.allclose(weights[0][name], tensor, atol=1e-3) for name, tensor in weights[1].items())

@@ -111,6 +111,16 @@ class Processes:
         """Sum over the processes, of the tensor's shape, in all of them."""
         return tensor if self._accelerator is None else self._accelerator.reduce(tensor, "sum")
 
+    def sum_gradients(self, module: nn.Module) -> None:
+        """Add up the gradients of a module's parameters, in place, in all processes; a missing one counts as zero."""
+        if self._accelerator is None:
+            return
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        zeros = (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters)
+        total = self.sum(torch.cat([gradient.flatten() for gradient in zeros]))
+        for parameter, gradient in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+
     def average(self, tensor: Tensor) -> Tensor:
         """Mean over the processes, of the tensor's shape, in all of them."""
         return self.sum(tensor) / self.count
