@@ -157,6 +157,30 @@ def plot_speed(rows: list[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_operators(rows: list[Row], path: Path) -> None:
+    """Where the time of a step goes: one bar per precision, a part per operator."""
+    precisions = list(dict.fromkeys(_setting(row)["precision"] for row in rows))
+    operators = list(dict.fromkeys(_setting(row)["operator"] for row in rows))
+    colours = dict(zip(operators, plt.colormaps["tab20"](np.linspace(0, 1, len(operators))), strict=True))
+    figure, axis = plt.subplots(figsize=(10, 0.9 * len(precisions) + 1.2), constrained_layout=True)
+    for place, precision in enumerate(reversed(precisions)):
+        left = 0.0
+        for row in (row for row in rows if _setting(row)["precision"] == precision):
+            operator = _setting(row)["operator"]
+            axis.barh(place, row.value, left=left, color=colours[operator], edgecolor="white")
+            if row.value > 0.04:
+                label = f"{operator}\n{row.value:.0%}"
+                axis.text(left + row.value / 2, place, label, ha="center", va="center", fontsize=7)
+            left += row.value
+    axis.set_yticks(range(len(precisions)), precisions[::-1])
+    axis.set(xlim=(0, 1), xlabel="share of the time of a step")
+    axis.set_title(rows[0].hardware, fontsize=9)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[operator]) for operator in operators]
+    axis.legend(handles, operators, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def _setting(row: Row) -> dict[str, str]:
     """The names and values in a row's setting."""
     return dict(part.split("=", 1) for part in row.setting.split(",") if "=" in part)

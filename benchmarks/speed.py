@@ -30,7 +30,8 @@ from benchmarks.contenders import (
     tuned_robosuite,
     video_diffusion,
 )
-from benchmarks.plots import plot_speed
+from benchmarks.operators import operator_shares
+from benchmarks.plots import plot_operators, plot_speed
 from benchmarks.results import Row, today, write_rows
 from benchmarks.soak import memory
 from rla_gym.tasks import get_task
@@ -72,7 +73,7 @@ class SpeedConfig:
     diffusion_frames: int = 2
     """Frames that it denoises side by side; more are no faster each on a CPU, on a GPU give ``num_envs``."""
     out: Path = Path("benchmarks/results/speed.json")
-    """JSON of the result rows; the picture lies beside it."""
+    """JSON of the result rows; pictures of the speeds and of where a step's time goes lie beside it."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -102,7 +103,8 @@ def run(config: SpeedConfig) -> list[Row]:
         contenders = _open(makers, stack)
         arithmetic = [_flops(contender) if contender.frames else 0.0 for contender in contenders]
         speeds = take_turns(contenders, config.rounds, config.seconds, config.progress)
-    rows = _rows(contenders, speeds, arithmetic, facts)
+        profiled = _operator_rows(contenders, device, facts)
+    rows = _rows(contenders, speeds, arithmetic, facts) + profiled
     write_rows(config.out, rows)
 
     makers = [partial(dream, envs, device, config.world) for envs in config.growth_envs]
@@ -124,6 +126,7 @@ def run(config: SpeedConfig) -> list[Row]:
     rows.append(_row("flow", "difference_vs_error", "precision=bfloat16,chunks=6", difference, "fraction", facts))
     write_rows(config.out, rows)
     plot_speed(rows, config.out.with_suffix(".png"))
+    plot_operators(profiled, config.out.with_name(f"{config.out.stem}_operators.png"))
     _print(rows, device)
     return rows
 
@@ -189,6 +192,16 @@ def _rows(
     return rows
 
 
+def _operator_rows(contenders: Sequence[Contender], device: str, facts: Facts) -> list[Row]:
+    """Where the time of the dreams' steps goes, for the flow with fewest solver steps in each precision."""
+    fewest = {contender.precision: contender for contender in reversed(contenders) if contender.method == "flow"}
+    return [
+        _row("flow", "share_of_step", f"operator={name},precision={precision}", np.array([share]), "fraction", facts)
+        for precision, contender in fewest.items()
+        for name, share in operator_shares(contender.call, device).items()
+    ]
+
+
 def _row(method: str, metric: str, setting: str, values: np.ndarray, unit: str, facts: Facts) -> Row:
     """Mean over rounds with its 95 % t interval; no interval of a single value."""
     value, low, high = mean_over_seeds(values) if len(values) > 1 else (float(values[0]), None, None)
@@ -242,6 +255,7 @@ def _flops(contender: Contender) -> float:
 
 def _print(rows: list[Row], device: str) -> None:
     """One line per contender, one column per metric."""
+    rows = [row for row in rows if row.metric != "share_of_step"]  # the picture shows these
     metrics = list(dict.fromkeys(row.metric for row in rows))
     table = Table(title="speed: mean over turns")
     for name in ("method", "setting", *(metric.replace("_", " ") for metric in metrics)):

@@ -20,9 +20,9 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
   agent bc|ppo|sb3|iql|plan|blind
                            train a policy on a world's demonstrations, in its dream, or on its data; or plan in it
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|latent-actions|reward-alignment|ablation|encoders|transfer|ranking|speed
-                           measure a world, its rewards and its speed, compare recipes or encoders, or what policies
-                           are worth in the simulator
+  bench fidelity|latent-actions|reward-alignment|ablation|encoders|transfer|ranking|speed|training
+                           measure a world, its rewards and its speed, what a training costs, compare recipes or
+                           encoders, or what policies are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
   demo                     clone, train in the dream, judge in the simulator: minutes
 """
@@ -118,6 +118,7 @@ BENCHES = {
     "transfer": ("TransferConfig", None),
     "ranking": ("RankingConfig", "policies"),
     "speed": ("SpeedConfig", None),
+    "training": ("TrainingConfig", "data"),
 }
 
 

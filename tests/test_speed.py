@@ -69,6 +69,11 @@ def test_the_table_holds_every_contender(world: str, tmp_path: Path) -> None:
     chunk = row("flow", "growth,envs=2,device=cpu,chunk_length=2", "control_steps_per_second")
     assert chunk["low"] <= chunk["value"] <= chunk["high"]
     assert out.with_suffix(".png").stat().st_size > 10_000
+    for precision in ("float32", "bfloat16"):
+        shares = [row for row in found if row["setting"].startswith("operator=") and precision in row["setting"]]
+        assert sum(row["value"] for row in shares) == pytest.approx(1)
+        assert "addmm" in " ".join(row["setting"] for row in shares)
+    assert (tmp_path / "speed_operators.png").stat().st_size > 10_000
 
 
 def test_robosuites_own_camera_gives_a_picture_after_every_control_step() -> None:

@@ -24,6 +24,8 @@ from world_models.processes import Processes, launched
 Scalars = dict[str, float]
 Loss = Callable[[torch.Generator, int], Tensor]
 """Maps a source of randomness on the CPU and a number of samples to the scalar mean loss of as many."""
+LOG_EVERY = 20
+"""Iterations between two losses in TensorBoard."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def optimise(
                 else:
                     average[key_].copy_(tensor)
         save = last or time.monotonic() - saved > config.checkpoint_seconds
-        if iteration % 20 == 0 or last:
+        if iteration % LOG_EVERY == 0 or last:
             current = float(processes.average(value))
             if not math.isfinite(current):
                 raise FloatingPointError(f"{name}: loss is {current} at iteration {iteration}; lower learning_rate")

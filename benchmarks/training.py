@@ -1,0 +1,246 @@
+"""`rla-gym bench training`: what each stage of a training costs here, how it uses the chip, and what data take up."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.flop_counter import FlopCounterMode
+
+from agents.evaluate import command_line, describe_hardware
+from agents.policy import choose_device
+from agents.statistics import mean_over_seeds
+from benchmarks.contenders import matrix_product
+from benchmarks.results import Row, today, write_rows
+from benchmarks.speed import take_turns
+from world_models.data.episodes import EpisodeDataset
+from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets
+from world_models.optimisation import LOG_EVERY, OptimisationConfig
+from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla
+from world_models.state import StateEncoder
+from world_models.world_model import (
+    RegressionWorldModel,
+    RLAWorldModel,
+    WorldConfig,
+    load_encoder,
+    read_config,
+    world_folder,
+)
+
+ENCODE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of the benchmark. Leave the machine alone while it runs.
+
+    Attributes:
+        data: folder of a LeRobotDataset v3.0; its features are encoded first, if they are not in the cache.
+        world: bundled world's name or a world folder: its encoder and sizes.
+        cache: folder of frames and features; None for ``<data>/cache``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads; 0 takes all cores.
+        rounds: stretches of iterations of each stage that are timed, after one that is not.
+        batch_size: samples in an iteration.
+        out: JSON of the result rows.
+    """
+
+    data: Path
+    world: str = "lift"
+    cache: Path | None = None
+    device: str = "auto"
+    threads: int = 0
+    rounds: int = 4
+    batch_size: int = 64
+    out: Path = Path("benchmarks/results/training.json")
+
+
+def run(config: TrainingConfig) -> list[Row]:
+    """Train every stage for a few iterations in a temporary folder, print a table, write JSON; returns the rows.
+
+    Raises:
+        FileNotFoundError: there is no such data or world.
+        ValueError: a setting is out of range.
+    """
+    if not 2 <= config.rounds <= 50:
+        raise ValueError(f"rounds={config.rounds}: give 2 to 50, for an interval over them")
+    if config.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {config.batch_size}")
+    dataset, folder = EpisodeDataset(config.data), world_folder(config.world)
+    device = choose_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    world, encoder = read_config(folder), load_encoder(folder, device)
+    cache = config.cache or config.data / "cache"
+    frames = cache_frames(dataset, cache)
+    features = cache_features(dataset, encoder, cache)
+    facts = (describe_hardware(device), today(), command_line())
+
+    def row(method: str, metric: str, values: np.ndarray, unit: str, setting: str) -> Row:
+        value, low, high = mean_over_seeds(values) if len(values) > 1 else (float(values[0]), None, None)
+        return Row("training", world.task, method, metric, setting, value, low, high, len(values), "0", unit, *facts)
+
+    rows = [row(*found, setting="data") for found in _storage(config.data, dataset, features)]
+    trained = json.loads((folder / "training.json").read_text())
+    rows += [row(*found, setting="whole training") for found in _effort(trained["metrics"])]
+
+    peaks = {}
+    for precision in ("float32", "bfloat16"):
+        (speeds,) = take_turns([matrix_product(str(device), precision)], config.rounds, 1.0, progress=False)
+        peaks[precision] = float(speeds.mean())
+    setting = f"batch={ENCODE_BATCH},device={device.type}"
+    speeds, arithmetic = _encoding(
+        encoder, frames[:: max(1, len(frames) // ENCODE_BATCH)][:ENCODE_BATCH], config.rounds
+    )
+    rows += [
+        row("features", "samples_per_second", speeds, "1/s", setting),
+        row("features", "gflops_per_sample", np.array([arithmetic / 1e9]), "GFLOP", setting),
+        row("features", "share_of_peak", speeds * arithmetic / peaks["float32"], "fraction", setting),
+    ]
+    setting = f"batch={config.batch_size},device={device.type}"
+    settings = trained["settings"]
+    data = _data(dataset, frames, features, device, settings["first_frame_share"])
+    for stage, train in _stages(world, encoder, data, settings["pushed_chunks"]).items():
+        speeds, arithmetic, waited = _timed(stage, train, data, config)
+        rows += [
+            row(stage, "samples_per_second", speeds, "1/s", setting),
+            row(stage, "gflops_per_sample", np.array([arithmetic / 1e9]), "GFLOP", setting),
+            row(stage, "share_of_peak", speeds * arithmetic / peaks["bfloat16"], "fraction", setting),
+            row(stage, "input_share", np.array([waited]), "fraction", setting),
+        ]
+    write_rows(config.out, rows)
+    _print(rows)
+    return rows
+
+
+Found = tuple[str, str, np.ndarray, str]
+"""Method, metric, values and unit of a row."""
+
+
+def _storage(folder: Path, dataset: EpisodeDataset, features: np.ndarray) -> list[Found]:
+    """What an hour of robot video takes on disk, as the dataset and as cached features, in MB."""
+    hours = dataset.num_frames / dataset.fps / 3600
+    files = [path for part in ("data", "videos", "meta") for path in (folder / part).rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    return [
+        ("dataset", "megabytes_per_hour", np.array([size / hours / 1e6]), "MB"),
+        ("features", "megabytes_per_hour", np.array([features.nbytes / hours / 1e6]), "MB"),
+        ("dataset", "hours", np.array([hours]), "h"),
+    ]
+
+
+def _effort(stages: dict[str, dict[str, float]]) -> list[Found]:
+    """What the world's own training says that it took, and what it reached with that."""
+    units = {"seconds": ("training_minutes", 1 / 60, "min"), "training_petaflop": ("training_petaflop", 1.0, "PFLOP")}
+    found = []
+    for stage, metrics in stages.items():
+        for name, value in metrics.items():
+            metric, scale, unit = units.get(name, (name, 1.0, "fraction"))
+            if name != "iterations":
+                found.append((stage, metric, np.array([value * scale]), unit))
+    return found
+
+
+@torch.inference_mode()
+def _encoding(encoder: StateEncoder, frames: np.ndarray, rounds: int) -> tuple[np.ndarray, float]:
+    """Frames encoded in a second, per round, and the operations for one of them."""
+    batch = torch.from_numpy(np.ascontiguousarray(frames)).to(encoder.device)
+    sensed = torch.zeros(len(batch), encoder.readings) if encoder.readings else None
+    with FlopCounterMode(display=False) as counter:
+        encoder(batch, sensed)
+    speeds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        encoder(batch, sensed).cpu()
+        speeds.append(len(batch) / (time.perf_counter() - began))
+    return np.array(speeds), counter.get_total_flops() / len(batch)
+
+
+def _data(
+    dataset: EpisodeDataset, frames: np.ndarray, features: np.ndarray, device: torch.device, first_frame_share: float
+) -> TrainingData:
+    actions = np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
+    return TrainingData(
+        dataset, frames, torch.from_numpy(features).to(device), torch.from_numpy(actions).to(device),
+        episode_offsets(dataset.lengths), first_frame_share,
+    )  # fmt: skip
+
+
+Train = Callable[[OptimisationConfig, Path, dict[str, Any]], Any]
+"""Trains a stage with a schedule, in a folder, under a key."""
+
+
+def _stages(world: WorldConfig, encoder: StateEncoder, data: TrainingData, pushed: int) -> dict[str, Train]:
+    """The stages of new models of the world's sizes; the flow takes the autoencoder that was trained before it."""
+    torch.manual_seed(0)
+    device = data.actions.device
+    flow = RLAWorldModel(world, encoder).to(device)
+    stages: dict[str, Train] = {
+        "rla": lambda schedule, folder, key: train_rla(flow.rla, data, schedule, folder, key),
+        "flow": lambda schedule, folder, key: train_flow(flow, data, schedule, folder, key, pushed),
+        "rgb_decoder": lambda schedule, folder, key: train_rgb_decoder(flow.rgb_decoder, data, schedule, folder, key),
+    }
+    if world.regression is not None:
+        regression = RegressionWorldModel(world, encoder, flow.rgb_decoder).to(device)
+        stages["regression"] = lambda schedule, folder, key: train_regression(
+            regression, data, schedule, folder, key, pushed
+        )
+    return stages
+
+
+def _timed(stage: str, train: Train, data: TrainingData, config: TrainingConfig) -> tuple[np.ndarray, float, float]:
+    """Samples a second of each round, operations per sample, and the share of the time spent drawing samples."""
+    iterations = (config.rounds + 1) * LOG_EVERY + 1
+    schedule = OptimisationConfig(iterations, config.batch_size, validate_every=10 * iterations)
+    clocks = {name: _Clock(getattr(Windows, name)) for name in ("sample", "sample_sequence")}
+    try:
+        for name, clock in clocks.items():
+            setattr(Windows, name, lambda windows, *a, clock=clock, **k: clock(windows, *a, **k))
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = train(schedule, Path(folder), {"seed": 0})
+            events = EventAccumulator(f"{folder}/tensorboard/{stage}").Reload()
+            at = np.array([scalar.wall_time for scalar in events.Scalars(f"losses/{stage}")])
+    finally:
+        for name, clock in clocks.items():
+            setattr(Windows, name, clock.function)
+    # Between two losses in the log lie as many iterations, and nothing else; the first of them warm up.
+    speeds = LOG_EVERY * config.batch_size / np.diff(at)[1:]
+    operations = metrics["training_petaflop"] * 1e15 / iterations / config.batch_size
+    waited = sum(spent for clock in clocks.values() for when, spent in clock.calls if at[1] < when <= at[-1])
+    return speeds, operations, waited / (at[-1] - at[1])
+
+
+class _Clock:
+    """A function that notes when its calls ended and how long they took."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.calls: list[tuple[float, float]] = []
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        began = time.perf_counter()
+        result = self.function(*arguments, **keywords)
+        self.calls.append((time.time(), time.perf_counter() - began))
+        return result
+
+
+def _print(rows: list[Row]) -> None:
+    """A table per kind of number, one line per stage, one column per metric; intervals are in the JSON."""
+    for title in dict.fromkeys(row.setting for row in rows):
+        of = [row for row in rows if row.setting == title]
+        metrics = list(dict.fromkeys(row.metric for row in of))
+        table = Table("stage", *(metric.replace("_", " ") for metric in metrics), title=f"training: {title}")
+        for method in dict.fromkeys(row.method for row in of):
+            found = {row.metric: f"{row.value:.4g}" for row in of if row.method == method}
+            table.add_row(method, *(found.get(metric, "") for metric in metrics))
+        Console(width=max(140, Console().width)).print(table)
