@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else a machine without a GPU is told so as an error
 
 from torch.profiler import ProfilerActivity, profile
 

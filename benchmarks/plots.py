@@ -159,7 +159,7 @@ def plot_speed(rows: list[Row], path: Path) -> None:
 
 def plot_operators(rows: list[Row], path: Path) -> None:
     """Where the time of a step goes: one bar per precision, a part per operator."""
-    precisions = list(dict.fromkeys(_setting(row)["precision"] for row in rows))
+    precisions = sorted({_setting(row)["precision"] for row in rows}, reverse=True)
     operators = list(dict.fromkeys(_setting(row)["operator"] for row in rows))
     colours = dict(zip(operators, plt.colormaps["tab20"](np.linspace(0, 1, len(operators))), strict=True))
     figure, axis = plt.subplots(figsize=(10, 0.9 * len(precisions) + 1.2), constrained_layout=True)
@@ -168,9 +168,7 @@ def plot_operators(rows: list[Row], path: Path) -> None:
         for row in (row for row in rows if _setting(row)["precision"] == precision):
             operator = _setting(row)["operator"]
             axis.barh(place, row.value, left=left, color=colours[operator], edgecolor="white")
-            if row.value > 0.04:
-                label = f"{operator}\n{row.value:.0%}"
-                axis.text(left + row.value / 2, place, label, ha="center", va="center", fontsize=7)
+            axis.text(left + row.value / 2, place, f"{row.value:.0%}", ha="center", va="center", fontsize=7)
             left += row.value
     axis.set_yticks(range(len(precisions)), precisions[::-1])
     axis.set(xlim=(0, 1), xlabel="share of the time of a step")
