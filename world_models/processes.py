@@ -38,9 +38,10 @@ class Processes:
     def __init__(self, device: str = "auto") -> None:
         self._accelerator: Accelerator | None = None
         self.count, self.rank = 1, 0
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            auto = "cuda" if torch.cuda.is_available() else "cpu"
-            self.device = torch.device(auto if device == "auto" else device)
+            self.device = torch.device(device)
             return
         try:
             from accelerate import Accelerator
