@@ -1,4 +1,4 @@
-"""What a task is, in one place: robot, controller, camera, action names, cube placement.
+"""What a task is, in one place: robot, controller, camera, action names, where objects are placed.
 
 Collection, the ground-truth twin and the worlds all read the same :class:`TaskSpec`, so that a world is
 asked about exactly the pictures and actions it was trained on. Nothing heavy is imported here.
@@ -33,6 +33,19 @@ class CameraSpec:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a task's objects are at the start of an episode, none of them touching another.
+
+    Attributes:
+        half_width: of the square that each is placed in, metres.
+        centres: (x, y) of each object's square, metres from the middle of the table, in the order of the objects.
+    """
+
+    half_width: float
+    centres: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """One manipulation task.
 
@@ -45,11 +58,11 @@ class TaskSpec:
         action_names: one name per action dimension (A of them), each within [-1, 1]. Dimensions that the
             controller has and that are not named here (rotation) are held at zero.
         camera: the one camera of collection, twin and world.
-        placements: name of a placement -> half-width in metres of the square the object is placed in.
+        placements: by name.
+        objects: what lies about, the manipulated one first: what it is called in recordings -> robosuite's name.
         chunk_length: control steps in one environment step (K).
         max_chunks: environment steps in one episode.
         instruction: the task in words, as datasets store it.
-        object_name: what is manipulated.
         state_dim: length of the simulator's flat state: time, joint positions, joint velocities.
     """
 
@@ -60,11 +73,11 @@ class TaskSpec:
     control_hz: int
     action_names: tuple[str, ...]
     camera: CameraSpec
-    placements: Mapping[str, float]
+    placements: Mapping[str, Placement]
+    objects: Mapping[str, str]
     chunk_length: int = 8
     max_chunks: int = 6
     instruction: str = ""
-    object_name: str = ""
     state_dim: int = 0
 
     @property
@@ -72,16 +85,16 @@ class TaskSpec:
         """A, the number of action dimensions of one control step."""
         return len(self.action_names)
 
-    def placement_half_width(self, placement: str) -> float:
-        """Half-width in metres of a named placement.
+    def placement(self, name: str) -> Placement:
+        """A placement by its name.
 
         Raises:
             ValueError: if the task has no such placement; the message lists those it has.
         """
-        if placement not in self.placements:
-            known = ", ".join(repr(name) for name in self.placements)
-            raise ValueError(f"unknown placement {placement!r} for task {self.name!r}: choose one of {known}")
-        return self.placements[placement]
+        if name not in self.placements:
+            known = ", ".join(repr(known) for known in self.placements)
+            raise ValueError(f"unknown placement {name!r} for task {self.name!r}: choose one of {known}")
+        return self.placements[name]
 
 
 TASKS: Mapping[str, TaskSpec] = MappingProxyType(
@@ -94,10 +107,30 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             control_hz=20,
             action_names=("x", "y", "z", "gripper"),
             camera=CameraSpec(position=(0.45, 0.22, 1.10), target=(-0.05, 0.0, 0.90), fovy=33.0, size=128),
-            placements=MappingProxyType({"standard": 0.03, "wide": 0.10}),
+            placements=MappingProxyType({"standard": Placement(0.03), "wide": Placement(0.10)}),
+            objects=MappingProxyType({"cube": "cube"}),
             instruction="lift the red cube off the table",
-            object_name="cube",
             state_dim=32,
+        ),
+        "Stack": TaskSpec(
+            name="Stack",
+            robosuite_name="Stack",
+            robot="Panda",
+            controller="OSC_POSE",
+            control_hz=20,
+            action_names=("x", "y", "z", "gripper"),
+            camera=CameraSpec(position=(0.50, 0.0, 1.15), target=(-0.05, 0.0, 0.93), fovy=33.0, size=128),
+            placements=MappingProxyType(
+                {
+                    "standard": Placement(0.03, ((0.0, -0.07), (0.0, 0.07))),
+                    # robosuite's own
+                    "wide": Placement(0.08, ((0.0, 0.0), (0.0, 0.0))),
+                }
+            ),
+            objects=MappingProxyType({"cube": "cubeA", "base": "cubeB"}),
+            max_chunks=9,
+            instruction="stack the red cube on the green one",
+            state_dim=45,
         ),
     }
 )

@@ -87,12 +87,12 @@ def test_doing_nothing_truncates(env: RobosuiteEnv) -> None:
 
 
 def test_placements_differ_in_width(env: RobosuiteEnv) -> None:
-    for placement, half_width in get_task("Lift").placements.items():
+    for placement, where in get_task("Lift").placements.items():
         places = []
         for seed in range(20):
             env.reset(seed=seed, options={"placement": placement})
             places.append(env.simulator_state()["cube_position"][:2])
-        assert 0.6 * half_width < np.abs(places).max() <= half_width
+        assert 0.6 * where.half_width < np.abs(places).max() <= where.half_width
 
 
 def test_picture_is_upright_and_shows_the_cube(env: RobosuiteEnv) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rla_gym.ground_truth.experts import KINDS
-from rla_gym.ground_truth.recording import COLUMNS, ChunkPolicy, EpisodeRecorder, RecordedEpisode
+from rla_gym.ground_truth.recording import ChunkPolicy, EpisodeRecorder, RecordedEpisode, recorded_columns
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import TaskSpec, get_task
 from world_models.checkpoint import save_json
@@ -151,7 +151,7 @@ def _checked_task(config: CollectConfig, policy: ChunkPolicy | None) -> TaskSpec
     task = get_task(config.task)
     if config.placement != "mixed":
         try:
-            task.placement_half_width(config.placement)
+            task.placement(config.placement)
         except ValueError as error:
             raise ValueError(f"{error} or 'mixed'") from None
     if not 1 <= config.episodes <= len(COLLECT_SEED_RANGE):
@@ -187,7 +187,7 @@ def _open_writer(config: CollectConfig, task: TaskSpec) -> EpisodeWriter:
         camera=CAMERA_KEY,
         image_size=task.camera.size,
         action_names=task.action_names,
-        columns={**COLUMNS, "simulator.state": (task.state_dim,)},
+        columns=recorded_columns(task),
         robot_type=task.robot.lower(),
     )
 

@@ -77,7 +77,7 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         device: str = "cpu",
     ) -> None:
         self.task = get_task(task)
-        self.task.placement_half_width(placement)
+        self.task.placement(placement)
         one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
         one_of(RENDER_MODES, render_mode=render_mode)
         at_least(1, chunk_length=chunk_length, max_chunks=max_chunks)
@@ -111,11 +111,11 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
             ValueError: for an unknown placement or option.
         """
         placement = check_options(options, self.placement)
-        half_width = self.task.placement_half_width(placement)
+        placed = self.task.placement(placement)
         simulator = self._open()
         super().reset(seed=seed)
         self.placement = placement
-        simulator.reset(np.random.default_rng(int(self.np_random.integers(2**62))), half_width)
+        simulator.reset(np.random.default_rng(int(self.np_random.integers(2**62))), placed)
         self._chunks = self._control_steps = 0
         self._last_action[:] = 0.0
         shown = self._shown()
@@ -187,9 +187,9 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         """The truth behind the picture; for evaluation and scripted experts, never for training.
 
         Returns:
-            float64 arrays: ``cube_position`` (3,) and ``eef_position`` (3,) in metres, world frame;
-            ``gripper_opening`` (1,), the distance between the fingers in metres; ``state`` (D,), time and
-            the joint positions and velocities of the whole simulation.
+            float64 arrays: ``cube_position`` (3,), so on for the task's other objects, and ``eef_position`` (3,) in
+            metres, world frame; ``gripper_opening`` (1,), the distance between the fingers in metres; ``state`` (D,),
+            time and the joint positions and velocities of the whole simulation.
         """
         return self._open().state()
 

@@ -22,10 +22,12 @@ State = dict[str, np.ndarray]
 
 _DELTA = 0.05
 """Metres that the controller aims ahead at action 1."""
-_TABLE_Z = 0.8
+TABLE_Z = 0.8
+"""Height of the table, metres."""
 _CUBE_Z = 0.82
 """Height of the cube's centre when it lies on the table."""
-_OPEN, _CLOSE = -1.0, 1.0
+OPEN, CLOSE = -1.0, 1.0
+"""Commands of the gripper."""
 
 
 class Behaviour(Protocol):
@@ -117,14 +119,14 @@ class Grasper:
 
     @property
     def phase(self) -> str:
-        """``"reach"``, ``"close"``, ``"lift"`` or ``"retreat"``."""
+        """Name of what it is doing: ``"reach"``, ``"close"``, ``"lift"``, ``"retreat"`` or a further one of a task."""
         return self._phase
 
     def act(self, state: State) -> np.ndarray:
         """See :class:`Behaviour`."""
         if self._start_steps > 0:
             self._start_steps -= 1
-            return self._command(self._start_motion, _OPEN)
+            return self._command(self._start_motion, OPEN)
         grasp = self._attempts[self._attempt]
         eef, cube = state["eef_position"], state["cube_position"]
         self._steps += 1
@@ -148,23 +150,23 @@ class Grasper:
         if arrived or early or self._steps > 26:  # a finger that stands on the cube never arrives
             self._closing_at = goal
             self._enter("close")
-        return target, _CLOSE if early else _OPEN
+        return target, CLOSE if early else OPEN
 
     def _straight(self, goal: np.ndarray, distance: float, close_within: float) -> float:
         """The gripper's command on the straight way to ``goal``; begins the closing where it is due."""
         stopped = self._steps > 3 and distance > self._nearest - 0.002
         self._nearest = min(self._nearest, distance)
         if not (distance < close_within or stopped or self._steps > 26):
-            return _OPEN
+            return OPEN
         self._closing_at = goal
         self._enter("close")
-        return _CLOSE
+        return CLOSE
 
     def _close(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
         if self._steps >= grasp.close_steps:
             self._lift_xy = eef[:2].copy()
             self._enter("lift")
-        return self._closing_at, _CLOSE
+        return self._closing_at, CLOSE
 
     def _lift(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
         released = grasp.release_steps is not None and self._steps >= grasp.release_steps
@@ -173,13 +175,13 @@ class Grasper:
         if left_behind and self._steps >= wait + (grasp.release_steps or 0) and self._more_attempts():
             self._attempt += 1
             self._enter("retreat")
-        target = np.array([*self._lift_xy, _TABLE_Z + grasp.lift_height])
-        return target, _OPEN if released else _CLOSE
+        target = np.array([*self._lift_xy, TABLE_Z + grasp.lift_height])
+        return target, OPEN if released else CLOSE
 
     def _retreat(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
         if self._steps >= 3:
             self._enter("reach")
-        return np.array([*eef[:2], _CUBE_Z + 0.07]), _OPEN
+        return np.array([*eef[:2], _CUBE_Z + 0.07]), OPEN
 
     def _more_attempts(self) -> bool:
         return self._attempt + 1 < len(self._attempts)
@@ -209,7 +211,7 @@ class Player:
         self._grasper = Grasper(rng, [Grasp()] * 2, noise=0.1, start_steps=int(rng.integers(0, 4))) if carry else None
         self._carry_steps = int(rng.integers(0, 22))
         self._hold_steps = int(rng.integers(2, 12))
-        self._gripper = _OPEN if rng.random() < 0.7 else _CLOSE
+        self._gripper = OPEN if rng.random() < 0.7 else CLOSE
         self._gain = rng.uniform(0.8, 1.8)
         self._target = np.zeros(3)
         self._left = 0
@@ -222,12 +224,12 @@ class Player:
                 self._hold_steps -= 1
             if self._hold_steps <= 0:
                 self._grasper = None
-                self._gripper = _CLOSE
+                self._gripper = CLOSE
             return action
         if self._carry_steps > 0:
             self._carry_steps -= 1
             if self._carry_steps == 0:
-                self._gripper = _OPEN
+                self._gripper = OPEN
         eef, cube = state["eef_position"], state["cube_position"]
         if self._left <= 0 or np.linalg.norm(self._target - eef) < 0.015:
             self._choose(cube, eef)
@@ -253,16 +255,23 @@ class Player:
             self._gripper = -self._gripper
 
 
-def make_behaviour(kind: str, rng: np.random.Generator) -> Behaviour:
-    """A controller for one Lift episode of a kind.
+def make_behaviour(kind: str, rng: np.random.Generator, task: str = "Lift") -> Behaviour:
+    """A controller for one episode of a kind.
 
     Args:
         kind: any of :data:`KINDS` but ``"policy"``.
         rng: source of all chance; the controller keeps it.
+        task: name of the task.
 
     Raises:
         ValueError: for any other kind.
     """
+    if task == "Stack":
+        from rla_gym.ground_truth.stacking import make_stacking
+
+        stacking = make_stacking(kind, rng)
+        if stacking is not None:
+            return stacking
     if kind == "expert":
         clean = Grasp(lift_height=rng.uniform(0.11, 0.17), close_steps=int(rng.integers(5, 8)))
         return Grasper(rng, [clean] * 3, noise=rng.uniform(0.05, 0.1), gain=rng.uniform(1.4, 1.8), vary_gripper=False)
@@ -277,7 +286,7 @@ def make_behaviour(kind: str, rng: np.random.Generator) -> Behaviour:
             bursts=0.02,
         )
     if kind == "near_miss":
-        miss = _MISSES[int(rng.integers(len(_MISSES)))](rng)
+        miss = MISSES[int(rng.integers(len(MISSES)))](rng)
         attempts = [miss]
         if rng.random() < 0.3:  # notices, and tries again: mostly well
             attempts.append(Grasp() if rng.random() < 0.7 else _lateral(rng))
@@ -360,7 +369,7 @@ def _styled(rng: np.random.Generator, grasp: Grasp) -> Grasp:
     return replace(grasp, lift_height=rng.uniform(0.09, 0.18))
 
 
-_MISSES: tuple[Callable[[np.random.Generator], Grasp], ...] = (
+MISSES: tuple[Callable[[np.random.Generator], Grasp], ...] = (
     _lateral,
     _lateral,
     _lateral,

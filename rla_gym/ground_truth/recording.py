@@ -11,19 +11,23 @@ import numpy as np
 
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.experts import Behaviour, make_behaviour
-from rla_gym.tasks import get_task
+from rla_gym.tasks import TaskSpec, get_task
 
 if TYPE_CHECKING:
     from rla_gym.ground_truth.collect import CollectConfig
 
-COLUMNS: dict[str, tuple[int, ...]] = {
-    "observation.state": (4,),  # the robot's own senses: hand position, gripper opening
-    "next.success": (1,),
-    # For evaluation only; nothing may train on these.
-    "simulator.cube_position": (3,),
-    "simulator.eef_position": (3,),
-    "simulator.gripper_opening": (1,),
-}
+
+def recorded_columns(task: TaskSpec) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what a recording of a task holds for every frame, besides picture and action."""
+    return {
+        "observation.state": (4,),  # the robot's own senses: hand position, gripper opening
+        "next.success": (1,),
+        # For evaluation only; nothing may train on these.
+        **{f"simulator.{name}_position": (3,) for name in task.objects},
+        "simulator.eef_position": (3,),
+        "simulator.gripper_opening": (1,),
+        "simulator.state": (task.state_dim,),
+    }
 
 
 class ChunkPolicy(Protocol):
@@ -65,8 +69,8 @@ def record_episode(env: RobosuiteEnv, behaviour: Behaviour, length: int) -> Reco
     size, action_dim = env.task.camera.size, env.task.action_dim
     frames = np.empty((length, size, size, 3), np.uint8)
     actions = np.empty((length, action_dim), np.float32)
-    shapes = {**COLUMNS, "simulator.state": (env.task.state_dim,)}
-    columns = {name: np.empty((length, *shape), np.float32) for name, shape in shapes.items()}
+    shapes = recorded_columns(env.task).items()
+    columns = {name: np.empty((length, *shape), np.float32) for name, shape in shapes}
     columns["next.success"] = np.empty((length, 1), bool)
     success = False
     for step in range(length):
@@ -166,5 +170,5 @@ class EpisodeRecorder:
             assert self._policy is not None
             behaviour: Behaviour = PolicyBehaviour(self._env, self._policy, rng, config.policy_noise)
         else:
-            behaviour = make_behaviour(kind, rng)
+            behaviour = make_behaviour(kind, rng, config.task)
         return RecordedEpisode(index, kind, seed, record_episode(self._env, behaviour, config.length))

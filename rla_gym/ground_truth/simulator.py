@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rla_gym.ground_truth.rendering import OffscreenRenderer, choose_gl_backend
-from rla_gym.tasks import TaskSpec
+from rla_gym.tasks import Placement, TaskSpec
 
 _MODEL_SEED = 0
 """robosuite draws the object's size when it builds the model: one seed, so every process has the same object."""
@@ -37,15 +37,15 @@ class Simulator:
         arm = robot.arms[0]
         self._eef_site = robot.eef_site_id[arm]
         self._finger_qpos = list(robot._ref_gripper_joint_pos_indexes[arm])
-        self._object_body = getattr(self._env, f"{task.object_name}_body_id")
+        self._objects = {name: getattr(self._env, f"{theirs}_body_id") for name, theirs in task.objects.items()}
         self._renderer = OffscreenRenderer(self._model, task.camera)
         self._readings_before = self.readings()
 
-    def reset(self, rng: np.random.Generator, half_width: float) -> None:
-        """A new initial state from ``rng``, the object within ``half_width`` metres of the middle."""
+    def reset(self, rng: np.random.Generator, placement: Placement) -> None:
+        """A new initial state from ``rng``."""
         self._env.rng = rng  # the robot's initial joint noise
         self._placer.rng = rng
-        self._placer.x_range = self._placer.y_range = (-half_width, half_width)
+        self._placer.placement = placement
         self._env.reset()
         self._readings_before = self.readings()
 
@@ -82,7 +82,7 @@ class Simulator:
         data = self._data
         left, right = data.qpos[self._finger_qpos]
         return {
-            "cube_position": data.xpos[self._object_body].copy(),
+            **{f"{name}_position": data.xpos[body].copy() for name, body in self._objects.items()},
             "eef_position": data.site_xpos[self._eef_site].copy(),
             "gripper_opening": np.array([left - right]),
             "state": np.concatenate([[data.time], data.qpos, data.qvel]),
@@ -115,10 +115,8 @@ def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
         raise ImportError(f'the ground truth needs robosuite ({error}): pip install "rla-gym[robosuite]"') from error
     controller = controllers.load_composite_controller_config(robot=task.robot)
     controller["body_parts"]["right"]["type"] = task.controller
-    placer = samplers.UniformRandomSampler(
+    placer = _placer_class(samplers.UniformRandomSampler)(
         name="ObjectSampler",
-        x_range=(-0.03, 0.03),  # replaced at every reset
-        y_range=(-0.03, 0.03),
         rotation=None,
         ensure_object_boundary_in_range=False,
         ensure_valid_placement=True,
@@ -126,6 +124,7 @@ def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
         z_offset=0.01,
         rng=np.random.default_rng(_MODEL_SEED),
     )
+    placer.placement = next(iter(task.placements.values()))  # replaced at every reset
     try:
         env = robosuite.make(
             task.robosuite_name,
@@ -150,3 +149,24 @@ def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
     for observable in list(env.observation_names):
         env.modify_observable(observable, "enabled", False)  # we read the state ourselves; this costs 25 times a step
     return env, placer
+
+
+def _placer_class(sampler: type) -> type:
+    """robosuite's sampler, but that each object has a square of its own; a class made late, as robosuite comes late."""
+
+    class Placer(sampler):
+        placement: Placement
+        mujoco_objects: list[Any]
+
+        def sample(self, fixtures: Any = None, reference: Any = None, on_top: bool = True) -> Any:
+            placed = dict(fixtures or {})
+            objects = self.mujoco_objects
+            for thing, (x, y) in zip(objects, self.placement.centres, strict=True):
+                half = self.placement.half_width
+                self.x_range, self.y_range = (x - half, x + half), (y - half, y + half)
+                self.mujoco_objects = [thing]
+                placed = super().sample(placed, reference, on_top)
+            self.mujoco_objects = objects
+            return placed
+
+    return Placer

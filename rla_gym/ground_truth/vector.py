@@ -72,7 +72,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         device: str = "cpu",
     ) -> None:
         self._task = get_task(task)
-        self._task.placement_half_width(placement)
+        self._task.placement(placement)
         one_of(("sync", "async"), vectorization=vectorization)
         one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
         one_of(RENDER_MODES, render_mode=render_mode)
@@ -125,7 +125,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         self._check_open()
         options = {} if options is None else dict(options)  # Gymnasium takes the mask out of it
         mask = options.pop("reset_mask", None)
-        self._task.placement_half_width(check_options(options, self._placement))
+        self._task.placement(check_options(options, self._placement))
         if mask is not None:
             options["reset_mask"] = self._checked_mask(mask)
         seeds = checked_seeds(seed, self.num_envs)

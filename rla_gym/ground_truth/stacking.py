@@ -1,0 +1,154 @@
+"""Scripted stacking: a grasp as in Lift, then over to the other cube, down and let go; well, or nearly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rla_gym.ground_truth.experts import CLOSE, MISSES, OPEN, TABLE_Z, Behaviour, Grasp, Grasper, Player, State
+
+_HALF_HEIGHTS = 0.045
+"""Metres between the centres of the two cubes when one stands on the other."""
+_CARRY_Z = TABLE_Z + 0.105
+"""Height of the carried cube's centre: its lower edge is 3 cm above the other cube."""
+
+
+@dataclass(frozen=True)
+class Placing:
+    """How the carried cube is put down; the defaults are a clean way.
+
+    Attributes:
+        offset: (x, y) metres from the other cube's centre. Beyond about 2.5 cm the cube tips over.
+        height: metres above its place at which the hand opens.
+        drop_steps: control steps after the way over begins at which the hand opens, wherever it is; None: never.
+    """
+
+    offset: tuple[float, float] = (0.0, 0.0)
+    height: float = 0.0
+    drop_steps: int | None = None
+
+
+class Stacker(Grasper):
+    """Grasps the cube, carries it to the base and lets go; with attempts left it tries again where one failed.
+
+    Args:
+        rng: source of all chance.
+        attempts: grasps, as of :class:`Grasper`.
+        placing: how the cube is put down.
+        noise, gain, start_steps, vary_gripper, bursts: as of :class:`Grasper`.
+    """
+
+    def __init__(self, rng: np.random.Generator, attempts: list[Grasp], placing: Placing, **arguments: object) -> None:
+        super().__init__(rng, attempts, **arguments)  # type: ignore[arg-type]
+        self._placing = placing
+        self._base = np.zeros(3)
+        self._let_go_at = np.zeros(3)
+
+    def act(self, state: State) -> np.ndarray:
+        """See :class:`rla_gym.ground_truth.experts.Behaviour`."""
+        self._base = state["base_position"]
+        return super().act(state)
+
+    def _lift(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
+        target, gripper = super()._lift(grasp, eef, cube)
+        if self._phase == "lift" and gripper == CLOSE and cube[2] > _CARRY_Z - 0.02:
+            self._enter("carry")
+        return target, gripper
+
+    def _carry(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
+        goal = self._base + np.array([*self._placing.offset, 0.0])
+        aside = float(np.linalg.norm(goal[:2] - cube[:2]))
+        if self._placing.drop_steps is not None and self._steps > self._placing.drop_steps:
+            return self._let_go(eef)
+        if eef[2] - cube[2] > 0.05 and self._more_attempts():  # it was lost on the way
+            self._attempt += 1
+            self._enter("retreat")
+        elif aside < 0.008 or self._steps > 24:
+            self._enter("lower")
+        over = goal[:2] + eef[:2] - cube[:2]  # the cube hangs a little beside the hand's middle
+        return np.array([*over, _CARRY_Z + eef[2] - cube[2]]), CLOSE
+
+    def _lower(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
+        place = self._base + np.array([*self._placing.offset, _HALF_HEIGHTS + self._placing.height])
+        if cube[2] - place[2] < 0.005 or self._steps > 14:
+            return self._let_go(eef)
+        return place + eef - cube, CLOSE
+
+    def _let_go(self, eef: np.ndarray) -> tuple[np.ndarray, float]:
+        self._let_go_at = eef.copy()
+        self._enter("release")
+        return self._let_go_at, OPEN
+
+    def _release(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
+        if self._steps >= 4:
+            self._enter("leave")
+        return self._let_go_at, OPEN
+
+    def _leave(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
+        if self._steps >= 5 and cube[2] < TABLE_Z + 0.04 and self._more_attempts():
+            self._attempt += 1
+            self._placing = Placing()
+            self._enter("reach")
+        return np.array([*self._let_go_at[:2], _CARRY_Z + 0.06]), OPEN
+
+
+def make_stacking(kind: str, rng: np.random.Generator) -> Behaviour | None:
+    """A controller for one Stack episode of a kind; None for kinds that are no different from Lift's.
+
+    Args:
+        kind: of :data:`rla_gym.ground_truth.experts.KINDS`.
+        rng: source of all chance; the controller keeps it.
+    """
+    if kind == "expert":
+        clean = Grasp(lift_height=0.15, close_steps=int(rng.integers(5, 8)))
+        noise, gain = rng.uniform(0.03, 0.08), rng.uniform(1.5, 1.9)
+        return Stacker(rng, [clean] * 3, Placing(), noise=noise, gain=gain, vary_gripper=False)
+    if kind == "noisy":
+        grasp = Grasp(lift_height=rng.uniform(0.13, 0.17), close_steps=int(rng.integers(4, 9)))
+        return Stacker(
+            rng, [grasp] * 3, _nearly(rng, 0.008), noise=rng.uniform(0.1, 0.3), gain=rng.uniform(1.2, 1.9),
+            start_steps=int(rng.integers(0, 6)), bursts=0.02,
+        )  # fmt: skip
+    if kind == "near_miss":
+        grasps = [Grasp(lift_height=0.15)]
+        if rng.random() < 0.35:
+            grasps = [MISSES[int(rng.integers(len(MISSES)))](rng)]
+        if rng.random() < 0.3:
+            grasps.append(Grasp(lift_height=0.15))
+        placing = _BAD_PLACINGS[int(rng.integers(len(_BAD_PLACINGS)))](rng)
+        return Stacker(
+            rng, grasps, placing, noise=rng.uniform(0.03, 0.15), gain=rng.uniform(1.3, 1.9),
+            start_steps=int(rng.integers(0, 5)),
+        )  # fmt: skip
+    if kind == "play" and rng.random() < 0.4:  # carries the cube about and lets go of it anywhere
+        return Player(rng, carry=True)
+    return None
+
+
+def _nearly(rng: np.random.Generator, spread: float) -> Placing:
+    return Placing(tuple(spread * rng.standard_normal(2)), rng.uniform(-0.002, 0.01))
+
+
+def _beside(rng: np.random.Generator) -> Placing:
+    """About the edge: some stand, some tip over, some fall."""
+    size, angle = rng.uniform(0.01, 0.06), rng.uniform(0, 2 * np.pi)
+    return Placing((size * np.cos(angle), size * np.sin(angle)), rng.uniform(-0.002, 0.012))
+
+
+def _from_above(rng: np.random.Generator) -> Placing:
+    return Placing(tuple(0.012 * rng.standard_normal(2)), rng.uniform(0.015, 0.05))
+
+
+def _on_the_way(rng: np.random.Generator) -> Placing:
+    return Placing(drop_steps=int(rng.integers(0, 14)))
+
+
+_BAD_PLACINGS: tuple[Callable[[np.random.Generator], Placing], ...] = (
+    _beside,
+    _beside,
+    _beside,
+    _from_above,
+    _on_the_way,
+)
