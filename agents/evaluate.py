@@ -60,9 +60,11 @@ class EvaluateConfig:
     out: Path | None = None
     """JSON rows to write; None: ``<policy>/evaluation/<env>-<placement or dynamics>.json``. Episodes go beside."""
     video: Path | None = None
-    """mp4 to write: dream and simulator side by side, for the first ``video_episodes`` seeds. Simulator ids only."""
+    """mp4 to write: dream and simulator side by side. Simulator ids only."""
+    video_of: Literal["first", "failures"] = "first"
+    """Whether it shows the first episodes, or the first of those in which the policy failed."""
     video_episodes: int = 4
-    """Episodes in the video."""
+    """Episodes in the video, at most."""
     progress: bool = True
     """Show a progress bar and the table."""
 
@@ -149,13 +151,16 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     )
     if config.progress:
         print_table([row])
-    if config.video is not None:
+    shown = result.seeds if config.video_of == "first" else result.seeds[~result.successes]
+    if config.video is not None and not len(shown):
+        print(f"no episode failed, so there is no {config.video}", file=sys.stderr)
+    elif config.video is not None:
         from agents.video import write_comparison
 
         write_comparison(
             config.video,
             policy,
-            result.seeds[: config.video_episodes].tolist(),
+            shown[: config.video_episodes].tolist(),
             env=config.env,
             world=world,
             dynamics=config.dynamics,

@@ -220,6 +220,21 @@ def test_simulator_episodes_do_not_depend_on_num_envs(policy: Path, tmp_path: Pa
     assert frames[0].std() > 10
 
 
+def test_a_video_may_show_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("robosuite")
+    import agents.video
+
+    shown: list[int] = []
+    monkeypatch.setattr(agents.video, "write_comparison", lambda path, policy, seeds, **rest: shown.extend(seeds))
+    config = EvaluateConfig(
+        make_blind(BlindConfig(out=tmp_path / "blind")), episodes=8, seed_start=500_000, num_envs=1,
+        video=tmp_path / "video.mp4", video_of="failures", video_episodes=3, progress=False,
+    )  # fmt: skip
+    result = evaluate(config)
+    assert 0 < result.successes.sum() < 8
+    assert shown == result.seeds[~result.successes][:3].tolist()
+
+
 def test_a_dream_goes_on_from_the_simulators_first_pictures(dream: EvaluateConfig) -> None:
     pytest.importorskip("robosuite")
     config = dataclasses.replace(dream, starts="simulator", episodes=4, seed_start=500_000)
