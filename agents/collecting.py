@@ -24,7 +24,7 @@ class CollectingPolicy:
     """
 
     def __init__(self, folder: str | Path, world: str | None = None) -> None:
-        self.folder, self.world = Path(folder), world
+        self.folder, self.world = Path(folder).resolve(), world
         if not (self.folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"{folder} is no policy folder (config.json is missing); `rla-gym agent bc` makes one"

@@ -303,10 +303,12 @@ def train_ppo(config: PPOConfig) -> Path:
             for _ in range(config.epochs):
                 order = torch.randperm(all_samples, device=device, generator=generator)
                 for drawn in order[: minibatch * config.minibatches].view(config.minibatches, minibatch):
-                    # a sample is number (time, dream) of all; this process works on those of its own dreams
-                    at, dream = drawn // config.num_envs, drawn % config.num_envs
-                    own = (dream >= own_envs.start) & (dream < own_envs.stop)
-                    index = (at * B + dream - own_envs.start)[own]
+                    index, own = drawn, slice(None)
+                    if processes.count > 1:
+                        # a sample is number (time, dream) of all; this process works on those of its own dreams
+                        at, dream = drawn // config.num_envs, drawn % config.num_envs
+                        own = (dream >= own_envs.start) & (dream < own_envs.stop)
+                        index = (at * B + dream - own_envs.start)[own]
                     value = critic(flat[index])
                     value_loss = (value - flat_returns[index]).square().sum() / minibatch
                     _step(value_optimizer, value_loss, critic, config.max_grad_norm, processes)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -51,7 +52,11 @@ def play(policy: Policy, config: EvaluateConfig, world: str, progress: Callable[
     parts = [range(first, min(first + size, config.episodes)) for first in range(0, config.episodes, size)]
     played: Iterable[Outcomes]
     if config.ray:
-        played = _told(ray_map(partial(_RayPlayer, config, world), parts), progress)
+        device = choose_device(config.device).type
+        # The workers' folder is another one than this process's.
+        config = replace(config, policy=config.policy.resolve(), device=device)
+        world = str(Path(world).resolve()) if Path(world).is_dir() else world
+        played = _told(ray_map(partial(_RayPlayer, config, world), parts, gpus=device == "cuda"), progress)
     elif dreams:
         played = _told((_play_dreams(policy, config, world, part) for part in parts), progress)
     else:

@@ -23,6 +23,7 @@ from agents.statistics import mean_over_seeds
 from benchmarks.contenders import matrix_product
 from benchmarks.results import Row, today, write_rows
 from benchmarks.speed import take_turns
+from world_models import stages
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets
 from world_models.optimisation import LOG_EVERY, OptimisationConfig
@@ -139,11 +140,11 @@ def _storage(folder: Path, dataset: EpisodeDataset, features: np.ndarray) -> lis
     ]
 
 
-def _effort(stages: dict[str, dict[str, float]]) -> list[Found]:
+def _effort(trained: dict[str, dict[str, float]]) -> list[Found]:
     """What the world's own training says that it took, and what it reached with that."""
     units = {"seconds": ("training_minutes", 1 / 60, "min"), "training_petaflop": ("training_petaflop", 1.0, "PFLOP")}
     found = []
-    for stage, metrics in stages.items():
+    for stage, metrics in trained.items():
         for name, value in metrics.items():
             metric, scale, unit = units.get(name, (name, 1.0, "fraction"))
             if name != "iterations":
@@ -185,27 +186,30 @@ def _stages(world: WorldConfig, encoder: StateEncoder, data: TrainingData, pushe
     torch.manual_seed(0)
     device = data.actions.device
     flow = RLAWorldModel(world, encoder).to(device)
-    stages: dict[str, Train] = {
+    trainers: dict[str, Train] = {
         "rla": lambda schedule, folder, key: train_rla(flow.rla, data, schedule, folder, key),
         "flow": lambda schedule, folder, key: train_flow(flow, data, schedule, folder, key, pushed),
         "rgb_decoder": lambda schedule, folder, key: train_rgb_decoder(flow.rgb_decoder, data, schedule, folder, key),
     }
     if world.regression is not None:
         regression = RegressionWorldModel(world, encoder, flow.rgb_decoder).to(device)
-        stages["regression"] = lambda schedule, folder, key: train_regression(
+        trainers["regression"] = lambda schedule, folder, key: train_regression(
             regression, data, schedule, folder, key, pushed
         )
-    return stages
+    return trainers
 
 
 def _timed(stage: str, train: Train, data: TrainingData, config: TrainingConfig) -> tuple[np.ndarray, float, float]:
     """Samples a second of each round, operations per sample, and the share of the time spent drawing samples."""
-    iterations = (config.rounds + 1) * LOG_EVERY + 1
+    iterations = (config.rounds + 1) * LOG_EVERY + 2
     schedule = OptimisationConfig(iterations, config.batch_size, validate_every=10 * iterations)
+    # What draws windows of features, and what draws pictures.
     clocks = {name: _Clock(getattr(Windows, name)) for name in ("sample", "sample_sequence")}
+    pictures = _Clock(stages.pictures)
     try:
         for name, clock in clocks.items():
             setattr(Windows, name, lambda windows, *a, clock=clock, **k: clock(windows, *a, **k))
+        stages.pictures = pictures
         with tempfile.TemporaryDirectory() as folder:
             metrics = train(schedule, Path(folder), {"seed": 0})
             events = EventAccumulator(f"{folder}/tensorboard/{stage}").Reload()
@@ -213,11 +217,15 @@ def _timed(stage: str, train: Train, data: TrainingData, config: TrainingConfig)
     finally:
         for name, clock in clocks.items():
             setattr(Windows, name, clock.function)
-    # Between two losses in the log lie as many iterations, and nothing else; the first of them warm up.
-    speeds = LOG_EVERY * config.batch_size / np.diff(at)[1:]
+        stages.pictures = pictures.function
+    # Between two losses in the log lie as many iterations; the first of them warm up, the very last is profiled.
+    at = at[1:-1]
+    speeds = LOG_EVERY * config.batch_size / np.diff(at)
     operations = metrics["training_petaflop"] * 1e15 / iterations / config.batch_size
-    waited = sum(spent for clock in clocks.values() for when, spent in clock.calls if at[1] < when <= at[-1])
-    return speeds, operations, waited / (at[-1] - at[1])
+    waited = sum(
+        spent for clock in (*clocks.values(), pictures) for when, spent in clock.calls if at[0] < when <= at[-1]
+    )
+    return speeds, operations, waited / (at[-1] - at[0])
 
 
 class _Clock:

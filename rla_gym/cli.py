@@ -169,6 +169,9 @@ def main() -> None:
         sys.exit(f"rla-gym: no command {arguments[0]!r}\n\n{USAGE}")
     try:
         check_not_shadowed("agents", "benchmarks")
+        shared = arguments[0] == "train" or arguments[:2] == ["agent", "ppo"]
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not shared:
+            raise ValueError(f"only train and agent ppo share their work among processes: start {arguments[0]} in one")
         COMMANDS[arguments[0]](arguments[1:])
     except KeyboardInterrupt:
         print(

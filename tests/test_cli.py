@@ -30,7 +30,7 @@ def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (["agent", "dqn"], "one of bc, ppo, sb3, iql, plan, blind, not 'dqn'"),
         (
             ["bench"],
-            "one of fidelity, latent-actions, reward-alignment, ablation, encoders, transfer, ranking, speed, and got",
+            "one of fidelity, latent-actions, reward-alignment, ablation, encoders, transfer, ranking, speed, training, and",
         ),
         (["bench", "transfer", "--methods", "iql"], "pass --data"),
         (["train", "/nothing/here", "--out", "/tmp/never"], "rla-gym collect"),
@@ -44,6 +44,12 @@ def test_bad_input_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, arguments:
         run(monkeypatch, *arguments)
     assert message in str(stopped.value)
     assert "Traceback" not in str(stopped.value)
+
+
+def test_only_what_shares_its_work_is_started_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="start collect in one"):
+        run(monkeypatch, "collect", "Lift")
 
 
 def test_unknown_task_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -69,18 +69,6 @@ def learning_rate_at(config: OptimisationConfig, iteration: int) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-class _Objective(nn.Module):
-    """A module's loss as a forward pass, which is what sharing gradients between processes hooks into."""
-
-    def __init__(self, module: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.module = module
-        self._loss = loss
-
-    def forward(self, generator: torch.Generator, samples: int) -> Tensor:
-        return self._loss(generator, samples)
-
-
 def optimise(
     name: str,
     module: nn.Module,
@@ -144,7 +132,6 @@ def optimise(
         module.load_state_dict(average)
         return metrics
 
-    objective = processes.share_gradients(_Objective(module, loss))
     own_parts = range(processes.rank, parts, processes.count)
     writer = None
     if processes.main:
@@ -167,11 +154,11 @@ def optimise(
         with FlopCounterMode(display=False) if last else nullcontext() as counter:
             for part in own_parts:
                 generator.manual_seed((key["seed"] << 32) + (part << 48) + iteration)
-                with nullcontext() if part == own_parts[-1] else processes.accumulate(objective):
-                    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
-                        share = objective(generator, config.batch_size // parts) / len(own_parts)
-                    share.backward()
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
+                    share = loss(generator, config.batch_size // parts) / parts
+                share.backward()
                 value += share.detach()
+        processes.sum_gradients(module)
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         optimiser.step()
         if after_step is not None:
@@ -183,9 +170,13 @@ def optimise(
                     average[key_].lerp_(tensor, 1 - decay)
                 else:
                     average[key_].copy_(tensor)
+            if last:  # running statistics, as of a batch normalisation, are each process's own until here
+                for tensor in average.values():
+                    if tensor.is_floating_point():
+                        tensor.copy_(processes.average(tensor))
         save = last or time.monotonic() - saved > config.checkpoint_seconds
         if iteration % LOG_EVERY == 0 or last:
-            current = float(processes.average(value))
+            current = float(processes.sum(value))
             if not math.isfinite(current):
                 raise FloatingPointError(f"{name}: loss is {current} at iteration {iteration}; lower learning_rate")
             running = current if math.isnan(running) else 0.9 * running + 0.1 * current
@@ -207,7 +198,7 @@ def optimise(
                 arithmetic = counter.get_total_flops() * processes.count * config.iterations / 1e15
                 metrics = {**metrics, "seconds": elapsed, "iterations": float(config.iterations)}
                 metrics["training_petaflop"] = arithmetic
-            if processes.main:
+            if processes.main and math.isfinite(float(value)):
                 _save(path, identity, iteration + 1, elapsed, metrics, module, average, optimiser)
     if writer is not None:
         writer.close()
@@ -257,8 +248,9 @@ def _restore(path: Path, identity: str, name: str, module, average, optimiser) -
         metadata = file.metadata()
         if metadata["identity"] != identity:
             raise ValueError(
-                f"{path} was trained with other settings or on other data than this run asks for; "
-                f"choose another --out, or delete that file to train the stage {name} anew"
+                f"{path} was trained with other settings or on other data than this run asks for, or with batches in "
+                "another number of parts (micro_batches, or processes where these are more); choose another --out, or "
+                f"delete that file to train the stage {name} anew"
             )
         state = json.loads(metadata["state"])
         groups: dict[str, dict[str, Tensor]] = {"average": {}, "module": {}, "optimiser": {}}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,15 @@ class Processes:
     """What a training needs to know of the other processes, and to tell them.
 
     In one process every method is free and accelerate is not even imported. Of several, each has the same weights and
-    the same random numbers, works on its own part of a batch, and the main one alone writes.
+    the same random numbers, works on its own part of a batch, and the main one alone writes. Gradients are added up
+    in one piece: models here are small, and parameters without a gradient are no trouble.
 
     Args:
         device: ``cpu``, ``cuda`` or ``auto``; of several processes on GPUs each takes its own.
 
     Raises:
         ImportError: several processes were launched and accelerate is missing.
-        ValueError: they were launched for a way of sharing other than copies of the model (DDP).
+        ValueError: they were launched for another way of sharing than whole models in each.
 
     Attributes:
         count: of the processes.
@@ -45,27 +46,23 @@ class Processes:
             return
         try:
             from accelerate import Accelerator
-            from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+            from accelerate.utils import DistributedType
         except ImportError as error:
             raise ImportError('several processes need accelerate: pip install "rla-gym[distributed]"') from error
-        self._accelerator = Accelerator(
-            cpu=device == "cpu",
-            mixed_precision="no",  # every stage says itself what it computes in
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                # The others wait while the main process encodes a dataset.
-                InitProcessGroupKwargs(timeout=timedelta(days=1)),
-            ],
-        )
+        # Every stage says itself what it computes in.
+        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
         kind = self._accelerator.distributed_type
         if kind not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             raise ValueError(
                 f"launched as {kind.value}, but every process needs a whole model, which fits on one device: launch "
                 "with `torchrun --nproc-per-node N` or `accelerate launch --multi_gpu`"
             )
+        # The others may wait for hours while the main process encodes a dataset, but not for gradients.
+        self._patient: Any = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
         # Without the index that accelerate gives a CPU, which safetensors does not know.
-        self.device = torch.device("cpu") if self._accelerator.device.type == "cpu" else self._accelerator.device
+        cpu = self._accelerator.device.type == "cpu"
+        self.device = torch.device("cpu") if cpu else self._accelerator.device
 
     @property
     def main(self) -> bool:
@@ -77,18 +74,10 @@ class Processes:
         """CPU threads for this process, where all of a machine share its cores."""
         return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
-    def share_gradients(self, module: nn.Module) -> nn.Module:
-        """A module with the same parameters whose gradients are averaged over the processes by ``backward``."""
-        return module if self._accelerator is None else self._accelerator.prepare_model(module)
-
-    def accumulate(self, module: nn.Module) -> AbstractContextManager[None]:
-        """In this context ``backward`` keeps gradients of what :meth:`share_gradients` gave to this process."""
-        return nullcontext() if self._accelerator is None else self._accelerator.no_sync(module)
-
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self._accelerator is not None:
-            self._accelerator.wait_for_everyone()
+            torch.distributed.barrier(group=self._patient)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -113,12 +102,13 @@ class Processes:
         return tensor if self._accelerator is None else self._accelerator.reduce(tensor, "sum")
 
     def sum_gradients(self, module: nn.Module) -> None:
-        """Add up the gradients of a module's parameters, in place, in all processes; a missing one counts as zero."""
+        """Add up the gradients of a module's parameters, in place, in all processes; what has none has none in any."""
         if self._accelerator is None:
             return
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        zeros = (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters)
-        total = self.sum(torch.cat([gradient.flatten() for gradient in zeros]))
+        parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
+        total = self.sum(
+            torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+        )
         for parameter, gradient in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view_as(parameter)
 

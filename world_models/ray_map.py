@@ -16,6 +16,8 @@ RETRIES = 3
 """How often a worker is started anew, and an item tried again, before the error is shown."""
 AHEAD = 2
 """Items per worker that are handed out before the first of them is back; bounds what waits in memory."""
+START_SECONDS = 600.0
+"""How long the cluster may take to start a first worker."""
 
 
 def ray_map(
@@ -33,8 +35,8 @@ def ray_map(
         make_worker: called once in each worker; what it returns maps items to results. It is pickled, like items and
             results.
         items: what to map; taken one by one, a few ahead of the results.
-        workers: of one CPU each; 0 takes as many as the cluster has CPUs.
-        gpus: every worker takes a GPU too; 0 workers are then as many as the cluster has GPUs.
+        workers: of one CPU each; 0 takes as many as the cluster has free CPUs.
+        gpus: every worker takes a GPU too; 0 workers are then as many as the cluster has free GPUs.
 
     Yields:
         One result per item.
@@ -42,7 +44,7 @@ def ray_map(
     Raises:
         ImportError: Ray is missing.
         ValueError: the cluster has nothing to work with.
-        RuntimeError: workers died again and again over an item.
+        RuntimeError: no worker starts, or they die again and again over an item.
         Exception: what a worker raised.
     """
     try:
@@ -55,11 +57,16 @@ def ray_map(
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     pool: list[Any] = []
     try:
-        count = workers or int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
+        count = workers or int(ray.available_resources().get("GPU" if gpus else "CPU", 0))
         if count == 0:
-            raise ValueError("the Ray cluster has no free GPU" if gpus else "the Ray cluster has no CPU")
+            raise ValueError(
+                f"the Ray cluster has no free {'GPU' if gpus else 'CPU'}: let it finish what it does, or add machines"
+            )
         remote = ray.remote(num_cpus=1, num_gpus=int(gpus), max_restarts=RETRIES, max_task_retries=RETRIES)(_Worker)
         pool = [remote.remote(make_worker) for _ in range(count)]
+        started, _ = ray.wait([worker.started.remote() for worker in pool], timeout=START_SECONDS)
+        if not started:
+            raise RuntimeError(f"the Ray cluster started no worker within {START_SECONDS:.0f} s; `ray status` says why")
         # Always to the worker with the least to do; results come back in order all the same.
         under_way: deque[tuple[Any, int]] = deque()
         load = [0] * count
@@ -84,6 +91,9 @@ class _Worker:
         self._make_worker = make_worker
         self._work: Callable[[Any], Any] | None = None
 
+    def started(self) -> bool:
+        return True
+
     def work(self, item: Any) -> Any:
         if self._work is None:
             self._work = self._make_worker()
@@ -104,8 +114,7 @@ def _first(ray: Any, under_way: deque[tuple[Any, int]], load: list[int]) -> Any:
         raise error.cause from None
     except ray.exceptions.RayActorError as error:
         raise RuntimeError(
-            f"workers of the Ray cluster died {RETRIES + 1} times (out of memory?): {error}; what is finished is kept, "
-            "so run the same command again, with fewer workers"
+            f"workers of the Ray cluster died {RETRIES + 1} times over one item (out of memory?): {error}"
         ) from error
     load[worker] -= 1
     return value

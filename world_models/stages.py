@@ -197,7 +197,7 @@ def train_rgb_decoder(
     windows, held_out = data.train, data.validation
 
     def images(rows: Tensor) -> Tensor:
-        return torch.from_numpy(data.frames[rows.numpy()]).to(device).permute(0, 3, 1, 2).float() / 255
+        return pictures(data, rows).to(device).permute(0, 3, 1, 2).float() / 255
 
     def error(rows: Tensor) -> Tensor:
         states = data.features[rows.to(data.features.device)][:, : decoder.grid**2].to(device)
@@ -215,6 +215,11 @@ def train_rgb_decoder(
 
     key = {**key, "rgb_decoder": vars(decoder.config)}
     return optimise("rgb_decoder", decoder, loss, optimisation, folder, key=key, validate=validate)
+
+
+def pictures(data: TrainingData, rows: Tensor) -> Tensor:
+    """Frames ``(B, H, W, 3)`` uint8 of rows ``(B,)``, read from the memory-mapped file."""
+    return torch.from_numpy(data.frames[rows.numpy()])
 
 
 def weights_digest(module: torch.nn.Module) -> str:

@@ -239,6 +239,7 @@ def _encoder(
     encoder = StateEncoder(visual, dataset.columns[PROPRIOCEPTION][0] if sensed else 0)
     if encoder.proprioception is not None:
         encoder.proprioception.fit(torch.cat([readings(dataset, int(index)) for index in dataset.split("train")]))
+    launched(config.device).copy_from_main(encoder)
     # Weights ship as float16: round them now, so that every later stage sees the states that users will get.
     return encoder.half().float().to(device), metrics
 

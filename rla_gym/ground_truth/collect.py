@@ -107,7 +107,7 @@ def collect(config: CollectConfig, policy: ChunkPolicy | None = None) -> Episode
 
     The same call again goes on where it was interrupted; a larger ``episodes`` adds to a folder. Added episodes
     may be of other kinds and placements, once those asked for before are complete. Ctrl-C lets the episodes
-    under way finish, leaves a valid dataset and raises KeyboardInterrupt.
+    under way finish (on a Ray cluster they are dropped), leaves a valid dataset and raises KeyboardInterrupt.
 
     Args:
         config: what to collect.
