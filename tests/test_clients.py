@@ -21,7 +21,7 @@ CLIENTS = {
     "cleanrl_ppo": ("tensorboard", "agents", {"total_timesteps": 6144, "learning_rate": 3e-3}),
     "torchrl_ppo": ("torchrl", "torchrl", {"total_timesteps": 6144, "learning_rate": 3e-3}),
     "skrl_ppo": ("skrl", "skrl", {"total_timesteps": 8192, "learning_rate": 3e-3}),
-    "rllib_ppo": ("ray", "rllib", {"total_timesteps": 6144, "learning_rate": 3e-3}),
+    "rllib_ppo": ("ray.rllib", "rllib", {"total_timesteps": 6144, "learning_rate": 3e-3}),
 }
 
 

@@ -35,8 +35,8 @@ def ray_map(
         make_worker: called once in each worker; what it returns maps items to results. It is pickled, like items and
             results.
         items: what to map; taken one by one, a few ahead of the results.
-        workers: of one CPU each; 0 takes as many as the cluster has free CPUs.
-        gpus: every worker takes a GPU too; 0 workers are then as many as the cluster has free GPUs.
+        workers: of one CPU each; 0 takes as many as the cluster has CPUs.
+        gpus: every worker takes a GPU too; 0 workers are then as many as the cluster has GPUs.
 
     Yields:
         One result per item.
@@ -57,26 +57,31 @@ def ray_map(
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     pool: list[Any] = []
     try:
-        count = workers or int(ray.available_resources().get("GPU" if gpus else "CPU", 0))
+        count = workers or int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
         if count == 0:
-            raise ValueError(
-                f"the Ray cluster has no free {'GPU' if gpus else 'CPU'}: let it finish what it does, or add machines"
-            )
+            raise ValueError(f"the Ray cluster has no {'GPU' if gpus else 'CPU'}")
         remote = ray.remote(num_cpus=1, num_gpus=int(gpus), max_restarts=RETRIES, max_task_retries=RETRIES)(_Worker)
         pool = [remote.remote(make_worker) for _ in range(count)]
-        started, _ = ray.wait([worker.started.remote() for worker in pool], timeout=START_SECONDS)
-        if not started:
-            raise RuntimeError(f"the Ray cluster started no worker within {START_SECONDS:.0f} s; `ray status` says why")
-        # Always to the worker with the least to do; results come back in order all the same.
-        under_way: deque[tuple[Any, int]] = deque()
-        load = [0] * count
+        # Where other jobs hold a part of the cluster, some workers start late, or never: they join when they do.
+        starting = {worker.started.remote(): worker for worker in pool}
+        load: dict[Any, int] = {}
+        under_way: deque[tuple[Any, Any]] = deque()
         queue = iter(items)
-        for item in islice(queue, AHEAD * count):
-            _give(item, pool, load, under_way)
-        while under_way:
-            yield _first(ray, under_way, load)
-            for item in islice(queue, 1):
-                _give(item, pool, load, under_way)
+        while True:
+            started, _ = ray.wait([*starting], timeout=0 if load else START_SECONDS) if starting else ([], [])
+            load |= {starting.pop(sign): 0 for sign in started}
+            if not load:
+                raise RuntimeError(f"the Ray cluster started no worker within {START_SECONDS:.0f} s; ask `ray status`")
+            for item in islice(queue, AHEAD * len(load) - len(under_way)):
+                free = min(load, key=lambda worker: load[worker])
+                load[free] += 1
+                under_way.append((free.work.remote(item), free))
+            if not under_way:
+                break
+            # Results come back in order, whoever is done first.
+            result, worker = under_way.popleft()
+            yield _get(ray, result)
+            load[worker] -= 1
     finally:
         for worker in pool:
             ray.kill(worker)
@@ -100,21 +105,12 @@ class _Worker:
         return self._work(item)
 
 
-def _give(item: Any, pool: list[Any], load: list[int], under_way: deque[tuple[Any, int]]) -> None:
-    free = load.index(min(load))
-    load[free] += 1
-    under_way.append((pool[free].work.remote(item), free))
-
-
-def _first(ray: Any, under_way: deque[tuple[Any, int]], load: list[int]) -> Any:
-    result, worker = under_way.popleft()
+def _get(ray: Any, result: Any) -> Any:
     try:
-        value = ray.get(result)
+        return ray.get(result)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayActorError as error:
         raise RuntimeError(
             f"workers of the Ray cluster died {RETRIES + 1} times over one item (out of memory?): {error}"
         ) from error
-    load[worker] -= 1
-    return value
