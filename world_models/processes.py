@@ -105,12 +105,10 @@ class Processes:
         """Add up the gradients of a module's parameters, in place, in all processes; what has none has none in any."""
         if self._accelerator is None:
             return
-        parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
-        total = self.sum(
-            torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-        )
-        for parameter, gradient in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def average(self, tensor: Tensor) -> Tensor:
         """Mean over the processes, of the tensor's shape, in all of them."""
