@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from agents.policy import TokenPolicy, choose_device
+from agents.policy import TokenPolicy
 from world_models.data.demonstrations import Demonstrations
+from world_models.processes import choose_device
 from world_models.world_model import RLAWorldModel, load_model, read_config, world_folder
 
 

@@ -19,11 +19,12 @@ from rich.table import Column, Table
 from tqdm import tqdm
 
 import rla_gym  # noqa: F401  registers the environments
-from agents.policy import choose_device, load_policy
+from agents.policy import load_policy
 from agents.rollouts import is_dream, play
 from agents.statistics import wilson_interval
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.checkpoint import save_json
+from world_models.processes import choose_device
 
 
 @dataclass

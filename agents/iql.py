@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from agents.bc import augment, check_augmentation, world_reference
-from agents.policy import TokenCritic, TokenPolicy, TokenTrunk, choose_device
+from agents.policy import TokenCritic, TokenPolicy, TokenTrunk
 from rewards import SuccessDetector
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
 from world_models.optimisation import OptimisationConfig, optimise
+from world_models.processes import choose_device
 from world_models.stages import weights_digest
 from world_models.world_model import load_encoder, read_config, world_folder
 

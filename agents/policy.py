@@ -23,23 +23,6 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "policy.safetensors"
 
 
-def choose_device(name: str) -> torch.device:
-    """``"auto"`` is cuda where there is one, else cpu; other names are torch's.
-
-    Raises:
-        ValueError: the name is no torch device, or it is cuda and torch sees none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device={name!r} is no torch device; use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r} was asked for, but torch sees no CUDA GPU; use device='cpu'")
-    return device
-
-
 class Policy(nn.Module):
     """What every policy offers; `TokenPolicy`, `agents.blind.BlindPolicy` and `agents.planner.Planner` are the kinds.
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 import rla_gym  # noqa: F401  registers the environments
 from agents.bc import BCConfig, train_bc, world_reference
 from agents.gaussian import gaussian_kl, gaussian_log_prob
-from agents.policy import TokenCritic, TokenPolicy, choose_device, load_policy
+from agents.policy import TokenCritic, TokenPolicy, load_policy
 from agents.ppo_checkpoint import Parts, load_checkpoint, save_checkpoint, settings
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from world_models.processes import Processes, launched
@@ -136,7 +136,6 @@ def train_ppo(config: PPOConfig) -> Path:
     """
     # ---- check, before any work starts
     _check(config)
-    choose_device(config.device)
     processes = launched(config.device)
     device = processes.device
     _check_processes(config, processes)

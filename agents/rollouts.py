@@ -15,7 +15,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import rla_gym  # noqa: F401  registers the environments
-from agents.policy import Policy, choose_device, load_policy
+from agents.policy import Policy, load_policy
+from world_models.processes import choose_device
 from world_models.ray_map import ray_map
 from world_models.world_model import read_config, world_folder
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from agents.bc import world_reference
-from agents.policy import TokenPolicy, TokenTrunk, choose_device, load_policy
+from agents.policy import TokenPolicy, TokenTrunk, load_policy
 from rla_gym.vector_env import RLAWMVectorEnv
+from world_models.processes import choose_device
 
 try:
     from stable_baselines3 import PPO

@@ -10,12 +10,12 @@ import numpy as np
 from scipy import stats
 
 from agents.evaluate import EvaluateConfig, command_line, describe_hardware
-from agents.policy import choose_device
 from agents.statistics import wilson_interval
 from benchmarks.outcomes import real_and_dreamed
 from benchmarks.plots import plot_ranking
 from benchmarks.results import Row, print_rows, today, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
+from world_models.processes import choose_device
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ import datetime
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from agents.statistics import mean_over_seeds
 from world_models.checkpoint import save_json
 
 
@@ -46,6 +49,17 @@ class Row:
 def today() -> str:
     """ISO date."""
     return datetime.date.today().isoformat()
+
+
+def row_of(values: np.ndarray, **rest: Any) -> Row:
+    """The row of some rounds or seeds ``(n,)``: their mean with its 95 % t interval, none of a single one.
+
+    Args:
+        values: what was measured.
+        rest: the other attributes of :class:`Row`, but ``value``, ``low``, ``high`` and ``n``.
+    """
+    value, low, high = mean_over_seeds(values) if len(values) > 1 else (float(values[0]), None, None)
+    return Row(value=value, low=low, high=high, n=len(values), **rest)
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:

@@ -20,8 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from agents.evaluate import command_line, describe_hardware
-from agents.policy import choose_device
-from agents.statistics import mean_over_seeds
 from benchmarks.contenders import (
     Contender,
     camera_robosuite,
@@ -32,10 +30,11 @@ from benchmarks.contenders import (
 )
 from benchmarks.operators import operator_shares
 from benchmarks.plots import plot_operators, plot_speed
-from benchmarks.results import Row, today, write_rows
+from benchmarks.results import Row, row_of, today, write_rows
 from benchmarks.soak import memory
 from rla_gym.tasks import get_task
 from world_models.open_loop import open_loop
+from world_models.processes import choose_device
 from world_models.world_model import PRECISIONS, load_world, read_config, world_folder
 
 Facts = tuple[str, str, str]
@@ -203,9 +202,11 @@ def _operator_rows(contenders: Sequence[Contender], device: str, facts: Facts) -
 
 
 def _row(method: str, metric: str, setting: str, values: np.ndarray, unit: str, facts: Facts) -> Row:
-    """Mean over rounds with its 95 % t interval; no interval of a single value."""
-    value, low, high = mean_over_seeds(values) if len(values) > 1 else (float(values[0]), None, None)
-    return Row("speed", "Lift", method, metric, setting, value, low, high, len(values), "0", unit, *facts)
+    hardware, date, command = facts
+    return row_of(
+        values, bench="speed", task="Lift", method=method, metric=metric, setting=setting, seeds="0", unit=unit,
+        hardware=hardware, date=date, command=command,
+    )  # fmt: skip
 
 
 def _reduced_precision_difference(world: str, device: str) -> np.ndarray:

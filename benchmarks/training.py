@@ -18,15 +18,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import command_line, describe_hardware
-from agents.policy import choose_device
-from agents.statistics import mean_over_seeds
 from benchmarks.contenders import matrix_product
-from benchmarks.results import Row, today, write_rows
+from benchmarks.results import Row, row_of, today, write_rows
 from benchmarks.speed import take_turns
 from world_models import stages
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import Windows, cache_features, cache_frames, episode_offsets
+from world_models.data.feature_cache import Windows, cache_features, cache_frames
 from world_models.optimisation import LOG_EVERY, OptimisationConfig
+from world_models.processes import choose_device
 from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla
 from world_models.state import StateEncoder
 from world_models.world_model import (
@@ -85,11 +84,12 @@ def run(config: TrainingConfig) -> list[Row]:
     cache = config.cache or config.data / "cache"
     frames = cache_frames(dataset, cache)
     features = cache_features(dataset, encoder, cache)
-    facts = (describe_hardware(device), today(), command_line())
 
     def row(method: str, metric: str, values: np.ndarray, unit: str, setting: str) -> Row:
-        value, low, high = mean_over_seeds(values) if len(values) > 1 else (float(values[0]), None, None)
-        return Row("training", world.task, method, metric, setting, value, low, high, len(values), "0", unit, *facts)
+        return row_of(
+            values, bench="training", task=world.task, method=method, metric=metric, setting=setting, seeds="0",
+            unit=unit, hardware=describe_hardware(device), date=today(), command=command_line(),
+        )  # fmt: skip
 
     rows = [row(*found, setting="data") for found in _storage(config.data, dataset, features)]
     trained = json.loads((folder / "training.json").read_text())
@@ -110,7 +110,7 @@ def run(config: TrainingConfig) -> list[Row]:
     ]
     setting = f"batch={config.batch_size},device={device.type}"
     settings = trained["settings"]
-    data = _data(dataset, frames, features, device, settings["first_frame_share"])
+    data = TrainingData.of(dataset, frames, features, device, settings["first_frame_share"])
     for stage, train in _stages(world, encoder, data, settings["pushed_chunks"]).items():
         speeds, arithmetic, waited = _timed(stage, train, data, config)
         rows += [
@@ -165,16 +165,6 @@ def _encoding(encoder: StateEncoder, frames: np.ndarray, rounds: int) -> tuple[n
         encoder(batch, sensed).cpu()
         speeds.append(len(batch) / (time.perf_counter() - began))
     return np.array(speeds), counter.get_total_flops() / len(batch)
-
-
-def _data(
-    dataset: EpisodeDataset, frames: np.ndarray, features: np.ndarray, device: torch.device, first_frame_share: float
-) -> TrainingData:
-    actions = np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
-    return TrainingData(
-        dataset, frames, torch.from_numpy(features).to(device), torch.from_numpy(actions).to(device),
-        episode_offsets(dataset.lengths), first_frame_share,
-    )  # fmt: skip
 
 
 Train = Callable[[OptimisationConfig, Path, dict[str, Any]], Any]

@@ -13,7 +13,7 @@ from agents.blind import BlindConfig, make_blind
 from agents.evaluate import EvaluateConfig, command_line, describe_hardware
 from agents.iql import IQLConfig, train_iql
 from agents.planner import PlannerConfig, make_planner
-from agents.policy import choose_device, load_policy
+from agents.policy import load_policy
 from agents.ppo import PPOConfig, train_ppo
 from agents.statistics import bootstrap_mean, paired_difference, seeds_and_states, wilson_interval
 from benchmarks.outcomes import Outcomes, real_and_dreamed, world_digest
@@ -21,6 +21,7 @@ from benchmarks.plots import plot_success
 from benchmarks.results import Row, print_rows, today, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.data.episodes import EpisodeDataset
+from world_models.processes import choose_device
 
 Method = Literal[
     "blind",

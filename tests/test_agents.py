@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from agents.bc import BCConfig, choose_demonstrations, chunk_samples, train_bc
 from agents.blind import BlindConfig, make_blind
 from agents.gaussian import gaussian_kl, gaussian_log_prob
-from agents.policy import TokenPolicy, choose_device, load_policy
+from agents.policy import TokenPolicy, load_policy
 from agents.ppo import PPOConfig, train_ppo
 from rewards.success import SuccessDetector
 from rla_gym.vector_env import RLAWMVectorEnv
 from world_models.data.demonstrations import Demonstrations
+from world_models.processes import choose_device
 
 
 @pytest.fixture(scope="module")

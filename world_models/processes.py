@@ -16,6 +16,23 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+def choose_device(name: str) -> torch.device:
+    """``"auto"`` is cuda where there is one, else cpu; other names are torch's.
+
+    Raises:
+        ValueError: the name is no torch device, or it is cuda and torch sees none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r} is no torch device; use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r} was asked for, but torch sees no CUDA GPU; use device='cpu'")
+    return device
+
+
 class Processes:
     """What a training needs to know of the other processes, and to tell them.
 
@@ -28,7 +45,7 @@ class Processes:
 
     Raises:
         ImportError: several processes were launched and accelerate is missing.
-        ValueError: they were launched for another way of sharing than whole models in each.
+        ValueError: there is no such device, or they were launched for another way of sharing than whole models in each.
 
     Attributes:
         count: of the processes.
@@ -39,10 +56,8 @@ class Processes:
     def __init__(self, device: str = "auto") -> None:
         self._accelerator: Accelerator | None = None
         self.count, self.rank = 1, 0
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = choose_device(device)
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            self.device = torch.device(device)
             return
         try:
             from accelerate import Accelerator
@@ -50,7 +65,7 @@ class Processes:
         except ImportError as error:
             raise ImportError('several processes need accelerate: pip install "rla-gym[distributed]"') from error
         # Every stage says itself what it computes in.
-        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
+        self._accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision="no")
         kind = self._accelerator.distributed_type
         if kind not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             raise ValueError(
@@ -60,9 +75,8 @@ class Processes:
         # The others may wait for hours while the main process encodes a dataset, but not for gradients.
         self._patient: Any = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         self.count, self.rank = self._accelerator.num_processes, self._accelerator.process_index
-        # Without the index that accelerate gives a CPU, which safetensors does not know.
-        cpu = self._accelerator.device.type == "cpu"
-        self.device = torch.device("cpu") if cpu else self._accelerator.device
+        if self.device.type != "cpu":  # to a CPU accelerate gives an index, which safetensors does not know
+            self.device = self._accelerator.device
 
     @property
     def main(self) -> bool:

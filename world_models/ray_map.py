@@ -28,8 +28,8 @@ def ray_map(
     The cluster is the one that is connected already, that ``RAY_ADDRESS`` names or that runs on this machine, or else
     a new one on this machine alone, which ends with the last result. If a worker's process or machine dies, its items
     are given to a new one, so a result must depend on its item alone. Ray's workers have a low priority (niceness 15):
-    beside other work they crawl. Machines of a cluster need this package
-    installed, and files that workers read in the same place.
+    beside other work they crawl. Machines of a cluster need this package installed, and files that workers read in the
+    same place.
 
     Args:
         make_worker: called once in each worker; what it returns maps items to results. It is pickled, like items and

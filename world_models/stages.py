@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from world_models.checkpoint import tensor_bytes
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import Windows
+from world_models.data.feature_cache import Windows, all_actions, episode_offsets
 from world_models.open_loop import open_loop
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.processes import launched
@@ -43,6 +43,25 @@ class TrainingData:
     actions: Tensor
     offsets: np.ndarray
     first_frame_share: float
+
+    @classmethod
+    def of(
+        cls,
+        dataset: EpisodeDataset,
+        frames: np.ndarray,
+        features: np.ndarray,
+        device: torch.device,
+        first_frame_share: float,
+    ) -> TrainingData:
+        """Cached frames ``(F, H, W, 3)`` and features ``(F, L, C)`` with the actions, ready for a device.
+
+        Features lie on a GPU where they take less than half of its free memory; else batches are read from the file.
+        """
+        states = torch.from_numpy(features)
+        if device.type != "cuda" or states.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
+            states = states.to(device)
+        actions = torch.from_numpy(all_actions(dataset)).to(device)
+        return cls(dataset, frames, states, actions, episode_offsets(dataset.lengths), first_frame_share)
 
     @cached_property
     def train(self) -> Windows:

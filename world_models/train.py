@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from world_models.calibration import calibrate_uncertainty
@@ -21,6 +20,7 @@ from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import (
     PROPRIOCEPTION,
+    all_actions,
     cache_features,
     cache_frames,
     episode_offsets,
@@ -149,12 +149,8 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         frames = cache_frames(dataset, cache)
     encoder, encoder_metrics = _encoder(config, dataset, frames, stages, data_key, device)
     with processes.main_first():
-        features = torch.from_numpy(cache_features(dataset, encoder, cache, ray=config.ray))
-    if _fits(features, device):
-        features = features.to(device)
-    offsets = episode_offsets(dataset.lengths)
-    actions = torch.from_numpy(_all_actions(dataset))
-    data = TrainingData(dataset, frames, features, actions.to(device), offsets, config.first_frame_share)
+        features = cache_features(dataset, encoder, cache, ray=config.ray)
+    data = TrainingData.of(dataset, frames, features, device, config.first_frame_share)
     metrics = {"encoder": encoder_metrics}
     key = {"encoder": encoder.fingerprint(), "data": data_key, "seed": config.seed}
     key["first_frame_share"] = config.first_frame_share
@@ -227,7 +223,7 @@ def _encoder(
             config.distillation,
             config.encoder,
             frames,
-            _all_actions(dataset),
+            all_actions(dataset),
             episode_offsets(dataset.lengths),
             dataset.split("train"),
             dataset.split("validation"),
@@ -253,11 +249,6 @@ def _save_starts(config: TrainConfig, dataset: EpisodeDataset, demonstrations: l
     Demonstrations.stack(
         [data.features[span].cpu() for span in spans], [data.actions[span].cpu() for span in spans], first_states
     ).save(config.out / "starts.safetensors")
-
-
-def _fits(features: Tensor, device: torch.device) -> bool:
-    """Whether all features may lie on the device; else each batch is read from the memory-mapped file."""
-    return device.type != "cuda" or features.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
 
 
 def _start_from(name: str, models: list[WorldModel]) -> dict[str, Scalars]:
@@ -295,18 +286,13 @@ def _check_data(dataset: EpisodeDataset, span: int) -> None:
                 f"{dataset.root} has no episode longer than {span} frames in its {split} split; collect at least 20 "
                 "episodes, and longer ones than a chunk"
             )
-    actions = _all_actions(dataset)
+    actions = all_actions(dataset)
     largest = float(np.abs(actions).max()) if actions.size else float("nan")
     if not largest <= 1.0:
         raise ValueError(
             f"{dataset.root} has actions up to {largest:.3g}; environments take them in [-1, 1], so scale the column "
             "`action` (and remember the scale for the robot)"
         )
-
-
-def _all_actions(dataset: EpisodeDataset) -> np.ndarray:
-    """Actions ``(F, A)`` of all frames."""
-    return np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
 
 
 def _demonstration_episodes(dataset: EpisodeDataset, count: int) -> list[int]:

@@ -102,6 +102,11 @@ class _EpisodeEncoder:
         return torch.cat(states).half().numpy()
 
 
+def all_actions(dataset: EpisodeDataset) -> np.ndarray:
+    """Actions ``(F, A)`` of all frames."""
+    return np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
+
+
 def readings(dataset: EpisodeDataset, index: int) -> Tensor:
     """Proprioceptive readings of an episode with their change, ``(T, 2 P)`` float32.
 
