@@ -33,8 +33,9 @@ class EvaluateConfig:
 
     policy: Path
     """Policy folder."""
-    env: str = "Robosuite-Lift-v0"
-    """Environment id: the simulator, or a dream (``RLAWM-Lift-v0``), where success is what the dream believes."""
+    env: str | None = None
+    """Environment id: the simulator, or a dream (``RLAWM-Lift-v0``), where success is what the dream believes; None
+    takes the simulator of the policy's task."""
     episodes: int = 100
     """Episodes; episode i has seed ``seed_start + i``."""
     seed_start: int = REPORT_SEEDS.start
@@ -51,8 +52,8 @@ class EvaluateConfig:
     """World whose encoder (and, in a dream, dynamics) is used; None takes the policy's."""
     dynamics: Literal["flow", "regression"] = "flow"
     """Dynamics of the dream, in a dream's evaluation and in the video."""
-    max_chunks: int = 6
-    """Chunks per episode."""
+    max_chunks: int | None = None
+    """Chunks per episode; None takes the task's."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``, for encoder, dream and policy."""
     ray: bool = False
@@ -103,14 +104,16 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         FileNotFoundError: no such policy or world.
         ImportError: the simulator is not installed; ``pip install "rla-gym[robosuite]"``.
     """
-    _check(config)
     device = choose_device(config.device)
     policy = load_policy(config.policy, device)
+    task = str(policy.facts.get("task", "Lift"))
+    env = config.env or f"Robosuite-{task}-v0"
+    _check(config, env, task)
     world = config.world or str(policy.facts.get("world", "lift"))
-    dreams = is_dream(config.env)
+    dreams = is_dream(env)
     with tqdm(total=config.episodes, desc=policy.method, unit="episode", disable=not config.progress) as bar:
         progress = _Progress(bar)
-        successes, returns, control_steps = play(policy, config, world, progress)
+        successes, returns, control_steps = play(policy, config, env, world, progress)
 
     low, high = wilson_interval(int(successes.sum()), config.episodes)
     setting = f"dynamics={config.dynamics}" if dreams else f"placement={config.placement}"
@@ -118,7 +121,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         setting += f",placement={config.placement}"
     row = {
         "bench": "evaluate",
-        "task": gym.spec(config.env).kwargs["task"],
+        "task": task,
         "method": policy.method,
         "metric": "dream_success_rate" if dreams else "success_rate",
         "setting": setting,
@@ -141,7 +144,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         row,
     )
     variant = config.dynamics if dreams else config.placement
-    out = config.out or config.policy / "evaluation" / f"{gym.spec(config.env).id}-{variant}.json"
+    out = config.out or config.policy / "evaluation" / f"{gym.spec(env).id}-{variant}.json"
     save_json(out, [row])
     save_json(
         out.with_suffix(".episodes.json"),
@@ -162,7 +165,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             config.video,
             policy,
             shown[: config.video_episodes].tolist(),
-            env=config.env,
+            env=env,
             world=world,
             dynamics=config.dynamics,
             placement=config.placement,
@@ -213,17 +216,17 @@ class _Progress:
         self._bar.set_postfix(success=f"{self._successes}/{self._bar.n}")
 
 
-def _check(config: EvaluateConfig) -> None:
-    if config.env.split(":")[-1] not in gym.registry:
+def _check(config: EvaluateConfig, env: str, task: str) -> None:
+    if env.split(":")[-1] not in gym.registry:
         known = sorted(name for name in gym.registry if name.startswith(("RLAWM-", "Robosuite-")))
-        raise ValueError(f"unknown environment {config.env!r}; choose one of {', '.join(known)}")
+        raise ValueError(f"unknown environment {env!r}; choose one of {', '.join(known)}")
+    if (shown := gym.spec(env).kwargs["task"]) != task:
+        raise ValueError(f"{config.policy} is a policy for {task}, but {env} shows {shown}: choose Robosuite-{task}-v0")
     for name in ("episodes", "num_envs", "max_chunks", "video_episodes"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if config.seed_start < 0:
         raise ValueError(f"seed_start must not be negative, got {config.seed_start}")
-    if config.video is not None and is_dream(config.env):
-        raise ValueError(
-            f"the video sets dream and simulator side by side, but {config.env} is a dream; use a Robosuite id"
-        )
+    if config.video is not None and is_dream(env):
+        raise ValueError(f"the video sets dream and simulator side by side, but {env} is a dream; use a Robosuite id")

@@ -70,8 +70,8 @@ class PPOConfig:
     """Taken off the reward per unit of the dream's uncertainty (MOPO, arXiv 2005.13239)."""
     max_uncertainty: float | None = None
     """Dreams that are less certain of a step than this end with it (MOReL, arXiv 2005.05951); None for never."""
-    max_chunks: int = 6
-    """Chunks per episode."""
+    max_chunks: int | None = None
+    """Chunks per episode; None takes the task's."""
     solver_steps: int | None = None
     """Solver steps of the flow; None takes the world's."""
 
@@ -456,8 +456,9 @@ def _check_processes(config: PPOConfig, processes: Processes) -> None:
 
 def _check(config: PPOConfig) -> None:
     for name in ("num_envs", "steps", "iterations", "epochs", "minibatches", "max_chunks", "checkpoint_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     for name in ("learning_rate", "value_learning_rate", "clip", "target_kl", "max_grad_norm"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")

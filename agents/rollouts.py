@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 import rla_gym  # noqa: F401  registers the environments
 from agents.policy import Policy, load_policy
+from rla_gym.tasks import episode_chunks
 from world_models.processes import choose_device
 from world_models.ray_map import ray_map
 from world_models.world_model import read_config, world_folder
@@ -32,12 +33,13 @@ Outcomes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of n episodes: successes (n,) bool, returns (n,) float64, control steps (n,) int64."""
 
 
-def play(policy: Policy, config: EvaluateConfig, world: str, progress: Callable[[bool], None]) -> Outcomes:
+def play(policy: Policy, config: EvaluateConfig, env: str, world: str, progress: Callable[[bool], None]) -> Outcomes:
     """Play all episodes of an evaluation.
 
     Args:
         policy: as loaded, on its device.
         config: what to play.
+        env: id of the environment.
         world: whose encoder and dynamics.
         progress: called with each episode's success.
 
@@ -48,7 +50,7 @@ def play(policy: Policy, config: EvaluateConfig, world: str, progress: Callable[
         ValueError: the policy does not fit the environment.
         ImportError: the simulator or Ray is missing.
     """
-    dreams = is_dream(config.env)
+    dreams = is_dream(env)
     size = (config.num_envs or DREAMS) if dreams else RAY_EPISODES if config.ray else config.episodes
     parts = [range(first, min(first + size, config.episodes)) for first in range(0, config.episodes, size)]
     played: Iterable[Outcomes]
@@ -57,11 +59,11 @@ def play(policy: Policy, config: EvaluateConfig, world: str, progress: Callable[
         # The workers' folder is another one than this process's.
         config = replace(config, policy=config.policy.resolve(), device=device)
         world = str(Path(world).resolve()) if Path(world).is_dir() else world
-        played = _told(ray_map(partial(_RayPlayer, config, world), parts, gpus=device == "cuda"), progress)
+        played = _told(ray_map(partial(_RayPlayer, config, env, world), parts, gpus=device == "cuda"), progress)
     elif dreams:
-        played = _told((_play_dreams(policy, config, world, part) for part in parts), progress)
+        played = _told((_play_dreams(policy, config, env, world, part) for part in parts), progress)
     else:
-        played = [_play_simulators(policy, config, world, part, progress) for part in parts]
+        played = [_play_simulators(policy, config, env, world, part, progress) for part in parts]
     successes, returns, control_steps = (np.concatenate(column) for column in zip(*played, strict=True))
     return successes, returns, control_steps
 
@@ -76,15 +78,15 @@ def _told(played: Iterable[Outcomes], progress: Callable[[bool], None]) -> Itera
 class _RayPlayer:
     """A worker of a cluster: plays some episodes, in one simulator or in dreams side by side."""
 
-    def __init__(self, config: EvaluateConfig, world: str) -> None:
-        self._config, self._world = config, world
+    def __init__(self, config: EvaluateConfig, env: str, world: str) -> None:
+        self._config, self._env, self._world = config, env, world
         self._policy = load_policy(config.policy, choose_device(config.device))
 
     def __call__(self, episodes: range) -> Outcomes:
-        if is_dream(self._config.env):
-            return _play_dreams(self._policy, self._config, self._world, episodes)
+        if is_dream(self._env):
+            return _play_dreams(self._policy, self._config, self._env, self._world, episodes)
         one = replace(self._config, num_envs=1)
-        return _play_simulators(self._policy, one, self._world, episodes, lambda success: None)
+        return _play_simulators(self._policy, one, self._env, self._world, episodes, lambda success: None)
 
 
 def is_dream(env: str) -> bool:
@@ -93,14 +95,14 @@ def is_dream(env: str) -> bool:
 
 
 def _play_simulators(
-    policy: Policy, config: EvaluateConfig, world: str, episodes: range, progress: Callable[[bool], None]
+    policy: Policy, config: EvaluateConfig, env: str, world: str, episodes: range, progress: Callable[[bool], None]
 ) -> Outcomes:
     """Whoever ends an episode starts the next one that nobody has played: slots never wait for each other."""
     device = choose_device(config.device)
     first_seed = config.seed_start + episodes.start
     count = min(config.num_envs or min(os.cpu_count() or 1, 8), len(episodes))
     envs: Any = gym.make_vec(
-        config.env,
+        env,
         num_envs=count,
         obs="features",
         placement=config.placement,
@@ -113,7 +115,7 @@ def _play_simulators(
     )
     successes, returns, control_steps = _outcomes(len(episodes))
     try:
-        _check_fit(policy, envs, config)
+        _check_fit(policy, envs, config.policy)
         episode = np.arange(count)  # whom each slot plays; -1: nobody any more
         waiting = count
         chunks = np.zeros(count, dtype=np.int64)
@@ -142,18 +144,18 @@ def _play_simulators(
     return successes, returns, control_steps
 
 
-def _play_dreams(policy: Policy, config: EvaluateConfig, world: str, episodes: range) -> Outcomes:
+def _play_dreams(policy: Policy, config: EvaluateConfig, env: str, world: str, episodes: range) -> Outcomes:
     """Side by side. Episode i is slot i of one seed, so it is the same in whatever company."""
     device = choose_device(config.device)
     count = len(episodes)
     options = None
     if config.starts == "simulator":
-        task = gym.spec(config.env).kwargs["task"]
+        task = gym.spec(env).kwargs["task"]
         options = first_pictures(task, config.placement, config.seed_start + episodes.start, count)
         if not read_config(world_folder(world)).proprioception:
             options = {"rgb": options["rgb"]}
     envs = gym.make_vec(
-        config.env,
+        env,
         num_envs=count,
         first_slot=episodes.start,
         world=world,
@@ -166,13 +168,13 @@ def _play_dreams(policy: Policy, config: EvaluateConfig, world: str, episodes: r
         max_chunks=config.max_chunks,
         autoreset_mode=AutoresetMode.DISABLED,
     )
-    _check_fit(policy, envs, config)
+    _check_fit(policy, envs, config.policy)
     playing = torch.ones(count, dtype=torch.bool, device=device)
     success = torch.zeros_like(playing)
     total = torch.zeros(count, device=device)
     steps = torch.zeros(count, dtype=torch.int64, device=device)
     observations, _ = envs.reset(seed=config.seed_start, options=options)
-    for chunk in range(config.max_chunks):
+    for chunk in range(config.max_chunks or episode_chunks(read_config(world_folder(world)).task)):
         actions = policy.act(observations, torch.full((count,), chunk, device=device))
         observations, rewards, terminated, truncated, infos = envs.step(actions)
         total += torch.where(playing, rewards, 0.0)
@@ -205,11 +207,11 @@ def _outcomes(episodes: int) -> Outcomes:
     return np.zeros(episodes, dtype=bool), np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
 
 
-def _check_fit(policy: Policy, envs: VectorEnv, config: EvaluateConfig) -> None:
+def _check_fit(policy: Policy, envs: VectorEnv, folder: Path) -> None:
     wanted = ((policy.num_tokens, policy.channels), (policy.action_size,))
     found = (envs.single_observation_space.shape, envs.single_action_space.shape)
     if wanted != found:
         raise ValueError(
-            f"{config.policy} maps {wanted[0]} to {wanted[1]}, {config.env} has {found[0]} and {found[1]}; "
+            f"{folder} maps {wanted[0]} to {wanted[1]}, the environment has {found[0]} and {found[1]}; "
             "pass the --world that the policy was trained on"
         )

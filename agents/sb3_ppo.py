@@ -53,8 +53,8 @@ class SB3PPOConfig:
     """Added when the dream sees success."""
     starts: Literal["mixed", "first", "everywhere"] = "mixed"
     """Episodes start at demonstrations' first frames, half of them at a random frame, or else at any first state."""
-    max_chunks: int = 6
-    """Chunks per episode."""
+    max_chunks: int | None = None
+    """Chunks per episode; None takes the task's."""
     num_envs: int = 64
     """Dreams side by side."""
     steps: int = 4

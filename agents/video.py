@@ -37,7 +37,7 @@ def write_comparison(
     world: str = "lift",
     dynamics: str = "flow",
     placement: str = "standard",
-    max_chunks: int = 6,
+    max_chunks: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Path:
     """Write an mp4, dream on the left, simulator on the right, one episode per seed, at the control rate.
@@ -54,7 +54,7 @@ def write_comparison(
         world: bundled world's name or a world folder.
         dynamics: "flow" or "regression".
         placement: of the simulator's object.
-        max_chunks: chunks per episode.
+        max_chunks: chunks per episode; None takes the task's.
         device: of dream and policy.
 
     Returns:
@@ -69,6 +69,7 @@ def write_comparison(
     real = gym.make(env, obs="rgb", placement=placement, chunk_length=policy.chunk_length, max_chunks=max_chunks)
     fps = get_task(str(gym.spec(env).kwargs["task"])).control_hz
     simulator = cast("RobosuiteEnv", real.unwrapped)
+    max_chunks = simulator.max_chunks
     frames: list[np.ndarray] = []
     try:
         for seed in seeds:

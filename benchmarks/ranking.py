@@ -28,7 +28,7 @@ class RankingConfig:
         dynamics: "flow" or "regression".
         episodes: of each policy, in the simulator (on the report seeds) and in the dream.
         placement: where the simulator puts the object: ``standard`` or ``wide``.
-        env: the ground truth.
+        env: the ground truth; None for the simulator of each policy's task.
         device: for policies and dream.
         resamples: of the bootstrap over episodes.
         out: JSON of the result rows; the picture lies beside it.
@@ -40,7 +40,7 @@ class RankingConfig:
     dynamics: Literal["flow", "regression"] = "flow"
     episodes: int = 100
     placement: str = "standard"
-    env: str = "Robosuite-Lift-v0"
+    env: str | None = None
     device: str = "auto"
     resamples: int = 2000
     out: Path = Path("benchmarks/results/ranking.json")

@@ -67,7 +67,7 @@ class TransferConfig:
         iterations: PPO iterations in the dream.
         episodes: simulator episodes a policy, on the report seeds, the same for every policy.
         placement: ``standard`` or ``wide``.
-        env: the ground truth.
+        env: the ground truth; None for the simulator of the world's task.
         device: for policies and dream.
         data: the dataset that the world was trained on, for ``iql`` and ``iql_ppo``.
         runs: folder of the trained policies; a finished one is used again, an interrupted one goes on.
@@ -83,7 +83,7 @@ class TransferConfig:
     iterations: int = 100
     episodes: int = 100
     placement: str = "standard"
-    env: str = "Robosuite-Lift-v0"
+    env: str | None = None
     device: str = "auto"
     data: Path | None = None
     runs: Path = Path("runs/transfer")

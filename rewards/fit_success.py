@@ -16,7 +16,7 @@ from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
 from world_models.world_model import dynamics_in, load_encoder, load_model
 
-MOST_CHUNKS = 6
+MOST_CHUNKS = 12
 """Longest roll-outs that the detector is calibrated on."""
 
 

@@ -148,6 +148,16 @@ def get_task(name: str) -> TaskSpec:
     return TASKS[name]
 
 
+def bundled_world(task: str | None) -> str:
+    """The name that a task's world has among the bundled ones; of no task's in particular, Lift's."""
+    return (task or "Lift").lower()
+
+
+def episode_chunks(task: str) -> int:
+    """Environment steps in an episode of a task, also of one that is not in :data:`TASKS`."""
+    return TASKS[task].max_chunks if task in TASKS else TaskSpec.max_chunks
+
+
 def check_world_fits(task: TaskSpec, config: WorldConfig, world: object) -> None:
     """Whether a world shows a task as this version of the environment defines it.
 

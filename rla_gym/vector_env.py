@@ -22,7 +22,7 @@ from rla_gym.dream import Dream
 from rla_gym.dream_state import DreamState
 from rla_gym.observations import Observations, check_obs
 from rla_gym.starts import STARTS
-from rla_gym.tasks import check_world_fits, get_task
+from rla_gym.tasks import bundled_world, check_world_fits, episode_chunks, get_task
 
 Seed = int | Sequence[int | None] | None
 
@@ -50,7 +50,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
     Args:
         num_envs: slots B.
         task: name of a task in :mod:`rla_gym.tasks`, which must be the world's; None for whatever the world shows.
-        world: name of a bundled world, or a world folder.
+        world: name of a bundled world, or a world folder; None for the bundled one of the task.
         dynamics: "flow" (samples futures) or "regression" (predicts one).
         device, precision: a torch device; "float32", or "bfloat16" (faster where the processor has it).
         obs: name of an observation, or several names for a dict of them.
@@ -61,7 +61,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         out_of_bounds: "clip" actions to [-1, 1], or "raise" an error for those beyond.
         starts: "mixed", "first" or "everywhere", see :class:`rla_gym.starts.Starts`.
         chunk_length: K, 1 up to the world's (default) chunk length.
-        max_chunks: steps after which an episode is truncated.
+        max_chunks: steps after which an episode is truncated; None for the task's own.
         solver_steps: steps of the flow's solver; None for the world's own.
         max_uncertainty: a step of a higher uncertainty truncates the episode, as beyond what the dream knows.
         autoreset_mode: Gymnasium's NEXT_STEP (default), SAME_STEP or DISABLED, or its string.
@@ -85,7 +85,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         num_envs: int = 1,
         *,
         task: str | None = "Lift",
-        world: str | Path = "lift",
+        world: str | Path | None = None,
         dynamics: str = "flow",
         device: str = "cpu",
         precision: str = "float32",
@@ -97,7 +97,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         out_of_bounds: str = "clip",
         starts: str = "mixed",
         chunk_length: int | None = None,
-        max_chunks: int = 6,
+        max_chunks: int | None = None,
         solver_steps: int | None = None,
         max_uncertainty: float | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -115,14 +115,15 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         at_least(0, first_slot=first_slot, max_uncertainty=max_uncertainty)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         on_device = usable_device(device)
-        key, opened = world_cache.acquire_world(world, dynamics, on_device, precision)
+        key, opened = world_cache.acquire_world(world or bundled_world(task), dynamics, on_device, precision)
         self._release = weakref.finalize(self, world_cache.release, key)  # also when it is never closed
         model = opened.world.model
         if spec is not None:
-            check_world_fits(spec, model.config, world)
+            check_world_fits(spec, model.config, opened.world.folder)
         self._dream = Dream(
             opened, on_device, num_envs=num_envs, first_slot=first_slot, reward=reward, success_bonus=success_bonus,
-            terminate_on_success=terminate_on_success, starts=starts, chunk_length=chunk_length, max_chunks=max_chunks,
+            terminate_on_success=terminate_on_success, starts=starts, chunk_length=chunk_length,
+            max_chunks=episode_chunks(model.config.task) if max_chunks is None else max_chunks,
             solver_steps=solver_steps, max_uncertainty=max_uncertainty,
         )  # fmt: skip
         self.chunk_length = self._dream.chunk_length

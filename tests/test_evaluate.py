@@ -177,6 +177,8 @@ def test_errors_name_the_mend(dream: EvaluateConfig, tmp_path: Path, world: Path
         evaluate(dataclasses.replace(dream, env="Lift-v0"))
     with pytest.raises(ValueError, match="episodes must be at least 1"):
         evaluate(dataclasses.replace(dream, episodes=0))
+    with pytest.raises(ValueError, match=r"policy for Lift, but Robosuite-Stack-v0 shows Stack: choose Robosuite-Lift"):
+        evaluate(dataclasses.replace(dream, env="Robosuite-Stack-v0"))
     with pytest.raises(ValueError, match="Robosuite id"):
         evaluate(dataclasses.replace(dream, video=tmp_path / "video.mp4"))
     with pytest.raises(FileNotFoundError, match="no policy folder"):

@@ -203,6 +203,26 @@ def test_an_interrupted_cache_goes_on(dataset: EpisodeDataset, tmp_path: Path, m
     assert np.array_equal(cache_frames(dataset, tmp_path / "broken"), whole)
 
 
+def test_a_grown_dataset_decodes_and_encodes_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder = StateEncoder(FeatureEncoder(tiny_config().encoder), proprioception=2)
+    first = write_moving_square(tmp_path / "first", episodes=3)
+    grown = write_moving_square(tmp_path / "grown", episodes=5)
+    assert grown.fingerprints()[2] == first.fingerprint()
+    whole = np.array(cache_features(grown, encoder, tmp_path / "whole"))
+    cache_features(first, encoder, tmp_path / "cache")
+
+    decode, decoded = EpisodeDataset.frames, []
+
+    def watched(self: EpisodeDataset, index: int) -> np.ndarray:
+        decoded.append(index)
+        return decode(self, index)
+
+    monkeypatch.setattr(EpisodeDataset, "frames", watched)
+    np.testing.assert_array_equal(cache_features(grown, encoder, tmp_path / "cache"), whole)
+    assert decoded == [3, 4]
+
+
 def test_windows_stay_inside_their_episode(dataset: EpisodeDataset) -> None:
     offsets = episode_offsets(dataset.lengths)
     # Each frame's feature is its own number, so a sample tells where it came from.

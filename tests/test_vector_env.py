@@ -294,6 +294,18 @@ def test_missing_worlds_and_detectors(make: Make, tiny_world_folder: Path, tmp_p
     make(world=other, task=None).reset(seed=0)
 
 
+def test_an_episode_is_as_long_as_its_task(make: Make, tiny_world_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "stacking"
+    shutil.copytree(make(1).world, other)
+    (other / "config.json").write_text((other / "config.json").read_text().replace('"Lift"', '"Stack"'))
+    for task, chunks in (("Lift", 6), ("Stack", 9)):
+        worlds = {} if task == "Lift" else {"world": other}
+        env = make(1, task=task, terminate_on_success=False, autoreset_mode="Disabled", **worlds)
+        env.reset(seed=0)
+        action = np.zeros(env.action_space.shape, np.float32)
+        assert [bool(env.step(action)[3][0]) for _ in range(chunks)] == [False] * (chunks - 1) + [True]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -7,6 +7,7 @@ features are wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -38,7 +39,7 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
             ``reset(options={"placement": ...})`` changes it from that episode on.
         obs: name of an observation, or several names for a dict of them.
         world: world whose encoder makes the features, and whose demonstrations a video-aligned reward compares them
-            with: a bundled name or a folder. Unused where neither is asked for.
+            with: a bundled name or a folder; None for the task's bundled one. Unused where neither is asked for.
         output: ``"numpy"`` or ``"torch"`` (tensors on ``device``).
         reward: ``"sparse"`` (nothing but the bonus), or ``"corresponding"`` or ``"goal"``: minus the token distance to
             the demonstration whose first frame is nearest to the episode's, at the same time or at its end, or
@@ -65,7 +66,7 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         *,
         placement: str = "standard",
         obs: str | Sequence[str] = "features",
-        world: str = "lift",
+        world: str | Path | None = None,
         output: str = "numpy",
         reward: str = "sparse",
         success_bonus: float = 1.0,

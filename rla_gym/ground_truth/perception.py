@@ -12,7 +12,7 @@ import numpy as np
 
 from rla_gym.arguments import OUTPUTS, one_of
 from rla_gym.observations import Observations, check_obs, pool
-from rla_gym.tasks import TaskSpec
+from rla_gym.tasks import TaskSpec, bundled_world
 
 if TYPE_CHECKING:
     from rla_gym.ground_truth.real_features import Encoder, VideoAlignment
@@ -47,12 +47,13 @@ class Perception:
         *,
         num_envs: int,
         action_size: int,
-        world: str | Path,
+        world: str | Path | None,
         reward: str,
         output: str,
         device: str,
     ) -> None:
         names = check_obs(obs)
+        world = world or bundled_world(task.name)
         one_of(OUTPUTS, output=output)
         self._output, self._device = output, device
         self._encoder: Encoder | None = None

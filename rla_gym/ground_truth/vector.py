@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -58,7 +59,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         task: str = "Lift",
         placement: str = "standard",
         obs: str | Sequence[str] = "features",
-        world: str = "lift",
+        world: str | Path | None = None,
         output: str = "numpy",
         reward: str = "sparse",
         success_bonus: float = 1.0,

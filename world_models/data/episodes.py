@@ -159,8 +159,13 @@ class EpisodeDataset:
 
         Reads all files, at the speed of the disk. Copying or touching the folder does not change it.
         """
+        return self.fingerprints()[-1]
+
+    def fingerprints(self) -> list[str]:
+        """Of the first episode alone, of the first two and so on up to all: of this dataset as it grew."""
         digest = hashlib.blake2b(digest_size=16)
         seen: set[Path] = set()
+        found = []
         for index, row in enumerate(self._rows):
             described = {name: value for name, value in row.items() if not name.startswith("meta/")}
             digest.update(json.dumps(described, sort_keys=True, default=str).encode())
@@ -171,7 +176,8 @@ class EpisodeDataset:
                     with path.open("rb") as file:
                         while block := file.read(1 << 20):
                             digest.update(block)
-        return digest.hexdigest()
+            found.append(digest.hexdigest())
+        return found
 
     def _read_rows(self) -> list[dict[str, Any]]:
         """The rows of meta/episodes without the statistics, ordered by episode_index."""

@@ -35,16 +35,17 @@ def episode_offsets(lengths: np.ndarray) -> np.ndarray:
 def cache_frames(dataset: EpisodeDataset, folder: Path) -> np.ndarray:
     """All frames of a dataset as one memory-mapped array ``(F, H, W, 3)`` uint8, decoded once.
 
-    The file's name carries the dataset's fingerprint; an interrupted decoding goes on where it stopped.
+    The file's name carries the dataset's fingerprint; an interrupted decoding goes on where it stopped, and that of a
+    dataset that has grown where it ended before.
     """
     height, width = dataset.image_size
-    path = Path(folder) / f"frames-{dataset.fingerprint()}.npy"
+    paths = [Path(folder) / f"frames-{fingerprint}.npy" for fingerprint in dataset.fingerprints()]
     shape = (dataset.num_frames, height, width, 3)
 
     def decoded(first: int) -> Iterator[np.ndarray]:
         return map(dataset.frames, range(first, len(dataset)))
 
-    return _fill(path, shape, np.uint8, dataset, "decode frames", decoded)
+    return _fill(paths, shape, np.uint8, dataset, "decode frames", decoded)
 
 
 def cache_features(
@@ -53,7 +54,8 @@ def cache_features(
     """States of all frames as one memory-mapped array ``(F, L, C)`` float16, encoded once.
 
     The file's name carries the fingerprints of the data and of the encoder's weights, so that neither can change
-    under a cache. An interrupted pass goes on where it stopped.
+    under a cache. An interrupted pass goes on where it stopped, and that of a dataset that has grown where it ended
+    before.
 
     Args:
         dataset: the episodes.
@@ -63,7 +65,8 @@ def cache_features(
         ray: encode on a Ray cluster, on its GPUs if the encoder is on one; this process decodes and writes.
     """
     frames = cache_frames(dataset, folder)
-    path = Path(folder) / f"features-{dataset.fingerprint()}-{encoder.fingerprint()}.npy"
+    names = [f"features-{fingerprint}-{encoder.fingerprint()}.npy" for fingerprint in dataset.fingerprints()]
+    paths = [Path(folder) / name for name in names]
     shape = (dataset.num_frames, encoder.num_tokens, encoder.channels)
 
     encode = _EpisodeEncoder(encoder, batch_size)
@@ -82,7 +85,7 @@ def cache_features(
             partial(_EpisodeEncoder, deepcopy(encoder).cpu(), batch_size, on_gpu), episodes(first), gpus=on_gpu
         )
 
-    return _fill(path, shape, np.float16, dataset, "encode features", encoded)
+    return _fill(paths, shape, np.float16, dataset, "encode features", encoded)
 
 
 class _EpisodeEncoder:
@@ -124,7 +127,7 @@ def readings(dataset: EpisodeDataset, index: int) -> Tensor:
 
 
 def _fill(
-    path: Path,
+    paths: list[Path],
     shape: tuple[int, ...],
     dtype: type,
     dataset: EpisodeDataset,
@@ -133,14 +136,20 @@ def _fill(
 ) -> np.ndarray:
     """Fill an array episode by episode under a temporary name; the finished file alone has the right name.
 
+    ``paths`` name the arrays of the first episode, of the first two and so on; the last one is what is asked for.
     ``made`` gives the rows of one episode after the other, from the one with this number on.
     """
+    path = paths[-1]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
         done = int(progress.read_text()) if partial.is_file() and progress.is_file() else 0
         array = np.lib.format.open_memmap(partial, "r+" if done else "w+", dtype, shape)
         offsets = episode_offsets(dataset.lengths)
+        before = next((count for count in range(len(paths), done, -1) if paths[count - 1].is_file()), done)
+        if before > done:
+            array[: offsets[before]] = np.load(paths[before - 1], mmap_mode="r")
+            done = before
         with tqdm(total=shape[0], initial=int(offsets[done]), desc=title, unit="frame") as bar:
             for index, rows in enumerate(made(done), start=done):
                 span = slice(int(offsets[index]), int(offsets[index + 1]))
