@@ -147,20 +147,23 @@ def train_iql(config: IQLConfig) -> Path:
         policy.log_std.requires_grad_(False)
         learner = _Learner(policy, config).to(device)
 
-    def loss(generator: torch.Generator, samples: int) -> Tensor:
+    def draw(generator: torch.Generator, samples: int) -> tuple[Tensor, ...]:
         index = torch.randint(len(starts), (samples,), generator=generator).numpy()
         now, later = (
             torch.from_numpy(features[starts[index] + ahead]).to(device).float() for ahead in (0, world.chunk_length)
         )
         chunk, success = (torch.from_numpy(table[index]).to(device) for table in (chunks, solved))
-        drawn = torch.Generator(device).manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
-        return learner(now, chunk, later, success, drawn)
+        return now, chunk, later, success
+
+    def loss(drawn: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        on_device = torch.Generator(device).manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
+        return learner(*drawn, on_device)
 
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "data", "cache", "world")}
     key = {name: value for name, value in settings.items() if name not in ("device", "optimisation")}
     key |= {"data": dataset.fingerprint(), "encoder": encoder.fingerprint()}
     key |= {"detector": weights_digest(detector), "threshold": detector.threshold}
-    metrics = optimise("iql", learner, loss, config.optimisation, config.out / "training", key=key)
+    metrics = optimise("iql", learner, draw, loss, config.optimisation, config.out / "training", key=key)
     with torch.no_grad():
         policy.log_std.fill_(float(np.log(config.initial_std)))
     policy.facts = {

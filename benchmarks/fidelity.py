@@ -227,24 +227,24 @@ class _Bench:
         self.worlds = len(believed)
         names = ("false_success_rate", "missed_success_rate", "success_balanced_accuracy")
         span = f"chunks=1..{self.config.chunks}"
-        self._add_grasp_rows(method, span, believed.any(axis=2), held_out.lifted.any(axis=1), held_out, names)
+        self._add_grasp_rows(method, span, believed.any(axis=2), held_out.succeeded.any(axis=1), held_out, names)
 
     def _add_grasp_rows(
         self,
         method: str,
         setting: str,
         dreamed: np.ndarray,
-        lifted: np.ndarray,
+        happened: np.ndarray,
         held_out: HeldOut,
         names: tuple[str, str, str] = ("false_lift_rate", "missed_lift_rate", "grasp_balanced_accuracy"),
     ) -> None:
-        """Is the cube lifted, dreamed ``(worlds, E)`` and really ``(E,)``? Overall and per kind of episode."""
+        """Is the cube lifted (or the like), dreamed ``(worlds, E)`` and really ``(E,)``? Overall and per kind."""
         for kind in ("", *sorted(set(held_out.kinds))):
-            chosen = held_out.kinds == kind if kind else np.ones(len(lifted), bool)
+            chosen = held_out.kinds == kind if kind else np.ones(len(happened), bool)
             rates, samples = [], []
             for metric, among, wrong in (
-                (names[0], chosen & ~lifted, dreamed),
-                (names[1], chosen & lifted, ~dreamed),
+                (names[0], chosen & ~happened, dreamed),
+                (names[1], chosen & happened, ~dreamed),
             ):
                 if not among.any():
                     continue
@@ -258,7 +258,7 @@ class _Bench:
                     self.rows[-1] = replace(self.rows[-1], low=low, high=high)
             if not kind and len(rates) == 2:
                 self.add(method, names[2], setting, 1 - sum(rates) / 2, 1 - np.mean(samples, axis=0),
-                         len(lifted), "fraction")  # fmt: skip
+                         len(happened), "fraction")  # fmt: skip
 
     def _add_uncertainty_rows(self, method: str, worlds: list[RolloutErrors]) -> None:
         """Does the model know when it is wrong, and by how much?"""
@@ -287,5 +287,5 @@ def _show(config: FidelityConfig, rows: list[Row], episodes: int) -> None:
         shown = [replace(row, setting=row.setting.split("=")[-1]) for row in kinds]
         print_rows([replace(row, setting="all") for row in grasps] + shown, f"is the cube lifted {title}?")
     told = [row for row in main if "success" in row.metric]
-    print_rows(told, "does the environment tell success? (detector, simulator's cube)")
+    print_rows(told, "does the environment tell success? (detector, simulator)")
     plot_horizon(headline, config.out.with_suffix(".png"))

@@ -24,6 +24,7 @@ class HeldOut:
         actions: ``(E, M, K, A)``.
         truth: simulator states ``(E, M, 7)`` after each chunk.
         lifted: whether the cube was lifted after each chunk ``(E, M)`` bool.
+        succeeded: whether the task was achieved then ``(E, M)`` bool.
         kinds: kind of each episode ``(E,)``.
         frames: rows of the dataset, first and after each chunk ``(E, M + 1)``.
     """
@@ -33,6 +34,7 @@ class HeldOut:
     actions: Tensor
     truth: Tensor
     lifted: np.ndarray
+    succeeded: np.ndarray
     kinds: np.ndarray
     frames: Tensor
 
@@ -58,8 +60,10 @@ def held_out_episodes(
         length: control steps K of a chunk.
 
     Raises:
-        ValueError: none is long enough.
+        ValueError: none is long enough, or they do not say when they succeeded.
     """
+    if "next.success" not in dataset.columns:
+        raise ValueError(f"{dataset.root} has no column next.success; collect data by `rla-gym collect`")
     offsets, span = episode_offsets(dataset.lengths), chunks * length
     episodes = [int(i) for i in dataset.split(split) if dataset.lengths[i] > span]
     if not episodes:
@@ -69,13 +73,17 @@ def held_out_episodes(
         )
     first = torch.tensor([int(offsets[i]) for i in episodes])
     frames = first[:, None] + torch.arange(0, span + 1, length)
-    actions = torch.stack([torch.from_numpy(dataset.episode(i).actions[:span]) for i in episodes])
+    recorded = [dataset.episode(i) for i in episodes]
+    actions = torch.stack([torch.from_numpy(episode.actions[:span]) for episode in recorded])
+    # said of the state after an action, which is the next frame
+    succeeded = [episode.columns["next.success"][length - 1 : span : length] for episode in recorded]
     return HeldOut(
         features[first].float(),
         features[frames[:, 1:]].float(),
         actions.view(len(episodes), chunks, length, -1),
         states[frames[:, 1:]],
         (states[frames[:, 1:], 2] - states[first, None, 2] > LIFTED_METRES).numpy(),
+        np.array(succeeded, bool).reshape(len(episodes), chunks),
         np.array([dataset.kinds[i] for i in episodes]),
         frames,
     )

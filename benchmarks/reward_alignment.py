@@ -66,7 +66,7 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
         dataset, config.split, torch.from_numpy(features), simulator_states(dataset), chunks=config.chunks,
         length=world.chunk_length,
     )  # fmt: skip
-    solved = held_out.lifted.any(axis=1)
+    solved = held_out.succeeded.any(axis=1)
     if solved.all() or not solved.any():
         raise ValueError(f"every {config.split} episode has the same outcome; rewards cannot be told apart by them")
 
@@ -139,7 +139,7 @@ def _measure(
     truth = held_out.truth.numpy()
     # At rest the object's lowest height is where it began: the first frame shows it before it has dropped.
     progress = true_progress(truth, truth[:, :, 2].min(axis=1))
-    solved, close = held_out.lifted.any(axis=1), np.isin(held_out.kinds, CLOSE_FAILURES)
+    solved, close = held_out.succeeded.any(axis=1), np.isin(held_out.kinds, CLOSE_FAILURES)
     generator = np.random.default_rng(0)
 
     def all_of(pick: np.ndarray) -> dict[str, float]:

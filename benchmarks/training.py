@@ -21,9 +21,8 @@ from agents.evaluate import command_line, describe_hardware
 from benchmarks.contenders import matrix_product
 from benchmarks.results import Row, row_of, today, write_rows
 from benchmarks.speed import take_turns
-from world_models import stages
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import Windows, cache_features, cache_frames
+from world_models.data.feature_cache import cache_features, cache_frames
 from world_models.optimisation import LOG_EVERY, OptimisationConfig
 from world_models.processes import choose_device
 from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla
@@ -112,12 +111,12 @@ def run(config: TrainingConfig) -> list[Row]:
     settings = trained["settings"]
     data = TrainingData.of(dataset, frames, features, device, settings["first_frame_share"])
     for stage, train in _stages(world, encoder, data, settings["pushed_chunks"]).items():
-        speeds, arithmetic, waited = _timed(stage, train, data, config)
+        speeds, arithmetic, waited = _timed(stage, train, config)
         rows += [
             row(stage, "samples_per_second", speeds, "1/s", setting),
             row(stage, "gflops_per_sample", np.array([arithmetic / 1e9]), "GFLOP", setting),
             row(stage, "share_of_peak", speeds * arithmetic / peaks["bfloat16"], "fraction", setting),
-            row(stage, "input_share", np.array([waited]), "fraction", setting),
+            row(stage, "input_share", waited, "fraction", setting),
         ]
     write_rows(config.out, rows)
     _print(rows)
@@ -189,47 +188,19 @@ def _stages(world: WorldConfig, encoder: StateEncoder, data: TrainingData, pushe
     return trainers
 
 
-def _timed(stage: str, train: Train, data: TrainingData, config: TrainingConfig) -> tuple[np.ndarray, float, float]:
-    """Samples a second of each round, operations per sample, and the share of the time spent drawing samples."""
+def _timed(stage: str, train: Train, config: TrainingConfig) -> tuple[np.ndarray, float, np.ndarray]:
+    """Of each round samples a second and the share of the time spent waiting for samples; operations per sample."""
     iterations = (config.rounds + 1) * LOG_EVERY + 2
     schedule = OptimisationConfig(iterations, config.batch_size, validate_every=10 * iterations)
-    # What draws windows of features, and what draws pictures.
-    clocks = {name: _Clock(getattr(Windows, name)) for name in ("sample", "sample_sequence")}
-    pictures = _Clock(stages.pictures)
-    try:
-        for name, clock in clocks.items():
-            setattr(Windows, name, lambda windows, *a, clock=clock, **k: clock(windows, *a, **k))
-        stages.pictures = pictures
-        with tempfile.TemporaryDirectory() as folder:
-            metrics = train(schedule, Path(folder), {"seed": 0})
-            events = EventAccumulator(f"{folder}/tensorboard/{stage}").Reload()
-            at = np.array([scalar.wall_time for scalar in events.Scalars(f"losses/{stage}")])
-    finally:
-        for name, clock in clocks.items():
-            setattr(Windows, name, clock.function)
-        stages.pictures = pictures.function
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = train(schedule, Path(folder), {"seed": 0})
+        events = EventAccumulator(f"{folder}/tensorboard/{stage}").Reload()
+        at = np.array([scalar.wall_time for scalar in events.Scalars(f"losses/{stage}")])
+        waited = np.array([scalar.value for scalar in events.Scalars(f"charts/{stage}/input_share")])
     # Between two losses in the log lie as many iterations; the first of them warm up, the very last is profiled.
-    at = at[1:-1]
-    speeds = LOG_EVERY * config.batch_size / np.diff(at)
+    speeds = LOG_EVERY * config.batch_size / np.diff(at[1:-1])
     operations = metrics["training_petaflop"] * 1e15 / iterations / config.batch_size
-    waited = sum(
-        spent for clock in (*clocks.values(), pictures) for when, spent in clock.calls if at[0] < when <= at[-1]
-    )
-    return speeds, operations, waited / (at[-1] - at[0])
-
-
-class _Clock:
-    """A function that notes when its calls ended and how long they took."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.calls: list[tuple[float, float]] = []
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        began = time.perf_counter()
-        result = self.function(*arguments, **keywords)
-        self.calls.append((time.time(), time.perf_counter() - began))
-        return result
+    return speeds, operations, waited[2:-1]
 
 
 def _print(rows: list[Row]) -> None:

@@ -115,15 +115,17 @@ def _regression_problem(folder: Path, iterations: int, loss_hook=lambda: None) -
     torch.manual_seed(0)
     module = nn.Linear(3, 1)
 
-    def loss(generator: torch.Generator, samples: int) -> torch.Tensor:
+    def draw(generator: torch.Generator, samples: int) -> torch.Tensor:
+        return torch.randn(samples, 3, generator=generator)
+
+    def loss(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         loss_hook()
-        inputs = torch.randn(samples, 3, generator=generator)
         return (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
 
     config = OptimisationConfig(
         iterations, batch_size=16, warmup=2, bf16=False, checkpoint_seconds=0.0, learning_rate=0.05
     )
-    optimise("line", module, loss, config, folder, key={"seed": 0})
+    optimise("line", module, draw, loss, config, folder, key={"seed": 0})
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 

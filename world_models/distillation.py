@@ -174,9 +174,11 @@ def train_encoder(
         inverse = F.smooth_l1_loss(student.inverse_dynamics(before, after).float(), chunk)
         return distillation, pixel, inverse
 
-    def loss(generator: torch.Generator, samples: int) -> Tensor:
-        picked = torch.randint(len(pairs["train"]), (samples,), generator=generator).numpy()
-        distillation, pixel, inverse = losses(pairs["train"][picked])
+    def draw(generator: torch.Generator, samples: int) -> np.ndarray:
+        return pairs["train"][torch.randint(len(pairs["train"]), (samples,), generator=generator).numpy()]
+
+    def loss(drawn: np.ndarray, generator: torch.Generator) -> Tensor:
+        distillation, pixel, inverse = losses(drawn)
         return distillation + config.pixel_weight * pixel + config.inverse_weight * inverse
 
     def validate() -> Scalars:
@@ -186,7 +188,7 @@ def train_encoder(
         return dict(zip(("distillation", "pixel", "inverse_dynamics"), values, strict=True))
 
     key = {**key, "distillation": vars(config) | {"optimisation": None}, "encoder": vars(encoder_config)}
-    metrics = optimise("encoder", student, loss, config.optimisation, folder, key=key, validate=validate)
+    metrics = optimise("encoder", student, draw, loss, config.optimisation, folder, key=key, validate=validate)
     encoder.requires_grad_(False)
     encoder.eval()
     with launched(torch.device(device).type).main_first():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ from tqdm import tqdm
 
 from world_models.checkpoint import optimiser_tensors, restore_optimiser, save_tensors
 from world_models.processes import Processes, launched
+from world_models.read_ahead import read_ahead
 
 Scalars = dict[str, float]
-Loss = Callable[[torch.Generator, int], Tensor]
-"""Maps a source of randomness on the CPU and a number of samples to the scalar mean loss of as many."""
+Draw = Callable[[torch.Generator, int], Any]
+"""Draws a number of samples with a source of randomness on the CPU, in a thread of its own and a batch ahead."""
+Loss = Callable[[Any, torch.Generator], Tensor]
+"""The scalar mean loss of what was drawn; its own chance goes on with the generator that it was drawn with."""
 LOG_EVERY = 20
 """Iterations between two losses in TensorBoard."""
 
@@ -72,6 +77,7 @@ def learning_rate_at(config: OptimisationConfig, iteration: int) -> float:
 def optimise(
     name: str,
     module: nn.Module,
+    draw: Draw,
     loss: Loss,
     config: OptimisationConfig,
     folder: Path,
@@ -89,7 +95,8 @@ def optimise(
     Args:
         name: name of the stage: of its checkpoint, its scalars and its progress bar.
         module: what is trained; parameters that require gradients.
-        loss: the mean loss of some samples, drawn with a generator that is keyed by iteration and micro-batch.
+        draw: the samples of a micro-batch, with a generator that is keyed by iteration and micro-batch.
+        loss: their mean loss.
         config: how.
         folder: holds ``<name>.safetensors`` (checkpoint, then result) and TensorBoard's files.
         key: everything the result depends on besides ``config``; a checkpoint of another key is refused. Its ``seed``
@@ -138,7 +145,12 @@ def optimise(
         writer = SummaryWriter(str(Path(folder) / "tensorboard" / name), purge_step=start)
     began = saved = time.monotonic()
     module.train()
-    generator = torch.Generator()
+    turns = itertools.product(range(start, config.iterations), own_parts)
+    ahead = read_ahead(
+        partial(_drawn, draw, config.batch_size // parts, (key["seed"] << 32) + (part << 48) + iteration)
+        for iteration, part in turns
+    )
+    waited, logged = 0.0, began
     bar = tqdm(
         range(start, config.iterations), initial=start, total=config.iterations, desc=name, unit="it",
         disable=not processes.main,
@@ -152,10 +164,12 @@ def optimise(
         optimiser.zero_grad(set_to_none=True)
         value = torch.zeros((), device=device)
         with FlopCounterMode(display=False) if last else nullcontext() as counter:
-            for part in own_parts:
-                generator.manual_seed((key["seed"] << 32) + (part << 48) + iteration)
+            for _ in own_parts:
+                asked = time.monotonic()
+                batch, generator = next(ahead)
+                waited += time.monotonic() - asked
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
-                    share = loss(generator, config.batch_size // parts) / parts
+                    share = loss(batch, generator) / parts
                 share.backward()
                 value += share.detach()
         processes.sum_gradients(module)
@@ -185,6 +199,9 @@ def optimise(
                 writer.add_scalar(f"losses/{name}", current, iteration)
                 writer.add_scalar(f"charts/{name}/gradient_norm", float(norm.detach()), iteration)
                 writer.add_scalar(f"charts/{name}/learning_rate", rate, iteration)
+                now = time.monotonic()
+                writer.add_scalar(f"charts/{name}/input_share", waited / (now - logged), iteration)
+                waited, logged = 0.0, now
         if validate is not None and (last or (iteration + 1) % config.validate_every == 0):
             metrics = _validate_average(module, average, validate)
             if writer is not None:
@@ -205,6 +222,11 @@ def optimise(
     module.load_state_dict(average)
     module.eval()
     return metrics
+
+
+def _drawn(draw: Draw, samples: int, seed: int) -> tuple[Any, torch.Generator]:
+    generator = torch.Generator().manual_seed(seed)
+    return draw(generator, samples), generator
 
 
 def _identity(config: OptimisationConfig, parts: int) -> dict[str, Any]:

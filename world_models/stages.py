@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -87,8 +87,12 @@ def train_rla(
     spread = rla.encode(states[:1024], later[:1024]).std(dim=0)
     del states, later
 
-    def loss(generator: torch.Generator, samples: int) -> Tensor:
+    def draw(generator: torch.Generator, samples: int) -> tuple[Tensor, Tensor]:
         states, later, _, _ = windows.sample(samples, rla.config.horizon, generator, full_share=0.0)
+        return states, later
+
+    def loss(drawn: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        states, later = drawn
         latent = rla.encode(states, later)
         noise = torch.randn(latent.shape, generator=generator) * torch.rand(len(latent), 1, 1, generator=generator)
         return token_loss(rla.decode(states, latent + LATENT_NOISE * spread * noise.to(latent)), later)
@@ -97,7 +101,8 @@ def train_rla(
         states, later, _ = _full_windows(held_out, 512, min(8, rla.config.horizon))
         return {"token_l1_vs_persistence": _relative_l1(rla(states, later), states, later)}
 
-    return optimise("rla", rla, loss, optimisation, folder, key={**key, "rla": vars(rla.config)}, validate=validate)
+    key = {**key, "rla": vars(rla.config)}
+    return optimise("rla", rla, draw, loss, optimisation, folder, key=key, validate=validate)
 
 
 def train_flow(
@@ -111,23 +116,22 @@ def train_flow(
     """Train both stages of the flow on latent actions that the frozen autoencoder gives."""
     rla, flow = world.rla, world.flow
     rla.requires_grad_(False)
-    windows, held_out = data.train, data.validation
 
-    def loss(generator: torch.Generator, samples: int) -> Tensor:
-        states, later, actions, lengths, error = _batch(world, windows, samples, pushed_chunks, generator)
+    def loss(drawn: _Drawn, generator: torch.Generator) -> Tensor:
+        states, later, actions, lengths, error = _batch(world, drawn, generator)
         foretold = flow.stage1(states, actions, lengths, error)
         # What cannot be foretold leads from the foretold state to the one that came.
         latent = rla.encode(states + foretold.residual.detach().float(), later)
         matching = flow.loss(flow.context(foretold), latent, generator)
         loss = flow.stage1.loss(foretold, states, later) + FLOW_WEIGHT * matching
-        return loss + _readings_loss(world, windows, READINGS_WINDOWS * samples, generator)
+        return loss + _readings_loss(world, drawn)
 
     key = {**key, "rla": weights_digest(rla), "flow": vars(flow.config), "pushed_chunks": pushed_chunks}
     key |= {"chunk_length": world.chunk_length}
     average = launched(data.actions.device.type).average
     return optimise(
-        "flow", flow, loss, optimisation, folder, key=key, validate=partial(_validate, world, held_out),
-        after_step=lambda: flow.update_latent_scale(average),
+        "flow", flow, partial(_draw, world, data.train, pushed_chunks), loss, optimisation, folder, key=key,
+        validate=partial(_validate, world, data.validation), after_step=lambda: flow.update_latent_scale(average),
     )  # fmt: skip
 
 
@@ -141,36 +145,62 @@ def train_regression(
 ) -> Scalars:
     """Train the deterministic baseline on the same windows."""
     regression = world.regression
-    windows, held_out = data.train, data.validation
 
-    def loss(generator: torch.Generator, samples: int) -> Tensor:
-        states, later, actions, lengths, error = _batch(world, windows, samples, pushed_chunks, generator)
+    def loss(drawn: _Drawn, generator: torch.Generator) -> Tensor:
+        states, later, actions, lengths, error = _batch(world, drawn, generator)
         loss = regression.loss(regression(states, actions, lengths, error), states, later)
-        return loss + _readings_loss(world, windows, READINGS_WINDOWS * samples, generator)
+        return loss + _readings_loss(world, drawn)
 
     key = {**key, "regression": vars(regression.config), "pushed_chunks": pushed_chunks}
     key |= {"chunk_length": world.chunk_length}
     return optimise(
-        "regression", regression, loss, optimisation, folder, key=key, validate=partial(_validate, world, held_out)
-    )
+        "regression", regression, partial(_draw, world, data.train, pushed_chunks), loss, optimisation, folder,
+        key=key, validate=partial(_validate, world, data.validation),
+    )  # fmt: skip
+
+
+class _Drawn(NamedTuple):
+    """What dynamics learn from in one step: windows as :meth:`Windows.sample` and :meth:`Windows.sample_sequence` say.
+
+    Attributes:
+        chunk: windows of one chunk.
+        runs: windows of several chunks, the last of which is learned from the state that is predicted before it.
+        readings: windows of one chunk of which the readings alone are foretold.
+    """
+
+    chunk: tuple[Tensor, Tensor, Tensor, Tensor]
+    runs: tuple[Tensor, Tensor, Tensor] | None
+    readings: tuple[Tensor, Tensor, Tensor, Tensor] | None
+
+
+def _draw(world: WorldModel, windows: Windows, pushed_chunks: int, generator: torch.Generator, samples: int) -> _Drawn:
+    """Windows for dynamics; a quarter of them are runs, where states may be pushed on by as many chunks."""
+    horizon = world.chunk_length
+    pushed = samples // 4 if pushed_chunks else 0
+    chunk = windows.sample(samples - pushed, horizon, generator)
+    runs = readings = None
+    if pushed:
+        chunks = int(torch.randint(1, pushed_chunks + 1, (1,), generator=generator))
+        runs = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
+    if world.readings:
+        readings = windows.sample(READINGS_WINDOWS * samples, horizon, generator)
+    return _Drawn(chunk, runs, readings)
 
 
 def _batch(
-    world: WorldModel, windows: Windows, batch: int, pushed_chunks: int, generator: torch.Generator
+    world: WorldModel, drawn: _Drawn, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Windows of one chunk, a quarter of them from states that the model predicted over the chunks before.
+    """The windows of one chunk, those of runs from the state that the model predicts over the chunks before.
 
     Returns:
         States ``(B, L, C)``, later states, actions, their valid steps, and the error ``(B, L)`` expected of the states.
     """
-    horizon = world.chunk_length
-    pushed = batch // 4 if pushed_chunks else 0
-    states, later, actions, lengths = windows.sample(batch - pushed, horizon, generator)
+    states, later, actions, lengths = drawn.chunk
     no_error = states.new_zeros(states.shape[:2])
-    if not pushed:
+    if drawn.runs is None:
         return states, later, actions, lengths, no_error
-    chunks = int(torch.randint(1, pushed_chunks + 1, (1,), generator=generator))
-    imagined, run, target = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
+    imagined, run, target = drawn.runs
+    pushed, chunks = run.shape[0], run.shape[1] - 1
     error = imagined.new_zeros(imagined.shape[:2])
     with torch.no_grad():
         for chunk in range(chunks):
@@ -178,7 +208,7 @@ def _batch(
             if world.noise_shape is not None:
                 noise = torch.randn(pushed, *world.noise_shape, generator=generator).to(imagined)
             imagined, error, _ = world.predict(imagined, run[:, chunk], noise, 1, error)
-    full = torch.full((pushed,), horizon, dtype=lengths.dtype, device=lengths.device)
+    full = torch.full((pushed,), world.chunk_length, dtype=lengths.dtype, device=lengths.device)
     return (
         torch.cat([states, imagined]),
         torch.cat([later, target]),
@@ -188,11 +218,11 @@ def _batch(
     )
 
 
-def _readings_loss(world: WorldModel, windows: Windows, count: int, generator: torch.Generator) -> Tensor | float:
-    """Loss of the foretold readings of ``count`` windows; 0 for a world from video alone."""
-    if not world.readings:
+def _readings_loss(world: WorldModel, drawn: _Drawn) -> Tensor | float:
+    """Loss of the foretold readings; 0 for a world from video alone."""
+    if drawn.readings is None:
         return 0.0
-    states, later, actions, lengths = windows.sample(count, world.chunk_length, generator)
+    states, later, actions, lengths = drawn.readings
     return world.foreteller.foretold_readings_loss(states, actions, lengths, later)
 
 
@@ -215,30 +245,27 @@ def train_rgb_decoder(
     device = data.actions.device
     windows, held_out = data.train, data.validation
 
-    def images(rows: Tensor) -> Tensor:
-        return pictures(data, rows).to(device).permute(0, 3, 1, 2).float() / 255
-
-    def error(rows: Tensor) -> Tensor:
+    def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+        """States ``(B, L, C)`` and pictures ``(B, 3, H, W)`` in [0, 1] of rows ``(B,)``, from memory-mapped files."""
         states = data.features[rows.to(data.features.device)][:, : decoder.grid**2].to(device)
-        decoded = decoder(states.float())
-        return F.l1_loss(decoded.float(), images(rows))
+        pictures = torch.from_numpy(data.frames[rows.numpy()]).to(device)
+        return states.float(), pictures.permute(0, 3, 1, 2).float() / 255
 
-    decoder.fit_background(images(windows.starts[:: max(1, len(windows.starts) // 256)]))
+    def draw(generator: torch.Generator, samples: int) -> tuple[Tensor, Tensor]:
+        return read(windows.starts[torch.multinomial(windows.weights, samples, generator=generator)])
 
-    def loss(generator: torch.Generator, samples: int) -> Tensor:
-        drawn = torch.multinomial(windows.weights, samples, generator=generator)
-        return error(windows.starts[drawn])
+    def loss(drawn: tuple[Tensor, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        states, pictures = drawn
+        return F.l1_loss(decoder(states).float(), pictures)
 
     def validate() -> Scalars:
-        return {"pixel_l1": float(error(held_out.starts[:: max(1, len(held_out.starts) // 256)]))}
+        return {"pixel_l1": float(loss(read(held_out.starts[:: max(1, len(held_out.starts) // 256)])))}
+
+    _, pictures = read(windows.starts[:: max(1, len(windows.starts) // 256)])
+    decoder.fit_background(pictures)
 
     key = {**key, "rgb_decoder": vars(decoder.config)}
-    return optimise("rgb_decoder", decoder, loss, optimisation, folder, key=key, validate=validate)
-
-
-def pictures(data: TrainingData, rows: Tensor) -> Tensor:
-    """Frames ``(B, H, W, 3)`` uint8 of rows ``(B,)``, read from the memory-mapped file."""
-    return torch.from_numpy(data.frames[rows.numpy()])
+    return optimise("rgb_decoder", decoder, draw, loss, optimisation, folder, key=key, validate=validate)
 
 
 def weights_digest(module: torch.nn.Module) -> str:
