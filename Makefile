@@ -8,8 +8,10 @@ ONLY_CLONE := $(ONLY_POLICY) --policy-noise 0.1
 ONLY_GRASPS := --grasp 1 --expert 0 --noisy 0 --near-miss 0 --play 0
 CLONES := 5_2 10_0 10_1 20_3
 MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
+STACKING := --placement standard --length 80
+OF_ALL_KINDS := --expert 0.3 --noisy 0.15 --near-miss 0.3 --play 0.1 --grasp 0.08 --hasty-grasp 0.07
 
-.PHONY: setup gl demo world world-seeds world-gpu test lint clean
+.PHONY: setup gl demo world world-stack world-seeds world-gpu test lint clean
 
 setup: gl
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +74,33 @@ worlds/lift/success.json: data/lift/complete
 
 worlds/lift/fidelity.json: worlds/lift/success.json
 	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift --out $@
+
+# The second task by the same commands, with fewer episodes of one placement and without the baseline.
+world-stack: worlds/stack/fidelity.json
+	mkdir -p world_models/worlds/stack
+	cp worlds/stack/*.json worlds/stack/*.safetensors worlds/stack/README.md world_models/worlds/stack
+
+worlds/stack_encoder/starts.safetensors:
+	$(BIN)/rla-gym collect Stack --episodes 1000 --out data/stack $(STACKING) $(OF_ALL_KINDS)
+	$(BIN)/rla-gym train data/stack --task Stack --out worlds/stack_encoder --encoder-only
+
+# stack_clone_<demonstrations>_<seed>
+.PRECIOUS: runs/stack_clone_%/policy.safetensors
+runs/stack_clone_%/policy.safetensors: worlds/stack_encoder/starts.safetensors
+	$(BIN)/rla-gym agent bc --world worlds/stack_encoder --demonstrations $(word 1,$(subst _, ,$*)) \
+		--seed $(word 2,$(subst _, ,$*)) --out runs/stack_clone_$*
+
+data/stack/complete: runs/stack_clone_10_0/policy.safetensors runs/stack_clone_24_1/policy.safetensors
+	$(BIN)/rla-gym collect Stack --episodes 1120 --out data/stack $(STACKING) --policy-folder runs/stack_clone_10_0 $(ONLY_CLONE)
+	$(BIN)/rla-gym collect Stack --episodes 1240 --out data/stack $(STACKING) --policy-folder runs/stack_clone_24_1 $(ONLY_CLONE)
+	touch $@
+
+worlds/stack/success.json: data/stack/complete
+	$(BIN)/rla-gym train data/stack --task Stack --out worlds/stack --encoder-from worlds/stack_encoder --no-baseline \
+		--flow-optimisation.iterations 4500 --rgb-optimisation.iterations 1500
+
+worlds/stack/fidelity.json: worlds/stack/success.json
+	$(BIN)/rla-gym bench fidelity data/stack --world worlds/stack --chunks 9 --out $@
 
 # Two more training seeds, for intervals over seeds.
 world-seeds: worlds/lift/success.json worlds/lift_seed1/success.json worlds/lift_seed2/success.json

@@ -288,6 +288,7 @@ def test_an_encoder_can_stand_alone_and_serve_a_second_world(dataset: EpisodeDat
     assert len(Demonstrations.load(tmp_path / "first" / "starts.safetensors")) == 4
     with pytest.raises(ValueError, match="does not hold the flow dynamics"):
         load_world(tmp_path / "first")
-    train(replace(first, out=tmp_path / "second", encoder_from=str(tmp_path / "first")))
+    grown = write_moving_square(tmp_path / "grown", episodes=22)
+    train(replace(first, data=grown.root, out=tmp_path / "second", encoder_from=str(tmp_path / "first")))
     assert load_world(tmp_path / "second").model.encoder.fingerprint() == encoder.fingerprint()
     assert not (tmp_path / "second" / "stages" / "encoder.safetensors").exists()

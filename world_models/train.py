@@ -47,6 +47,7 @@ from world_models.world_model import (
     WorldModel,
     load_encoder,
     load_model,
+    read_config,
     save_encoder,
     world_folder,
 )
@@ -75,7 +76,8 @@ class TrainConfig:
         ray: encode the features on a Ray cluster: that of ``RAY_ADDRESS``, else one on this machine.
         threads: CPU threads; 0 takes all cores, shared among the processes of the machine.
         seed: of initial weights and batches.
-        encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one.
+        encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one; of
+            a world of the same task also how it scales the robot's senses, so that cached features serve again.
         start_from: go on from this world (bundled name, folder or hub id), with its encoder and its weights, instead of
             from random ones; stages of 0 iterations stay as they are there.
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose roll-outs the data
@@ -215,9 +217,15 @@ def _encoder(
 ) -> tuple[StateEncoder, Scalars]:
     if config.start_from is not None:
         return load_encoder(config.start_from, device), {}
+    sensed = config.proprioception and PROPRIOCEPTION in dataset.columns
+    sizes = dataset.columns[PROPRIOCEPTION][0] if sensed else 0
     metrics: Scalars = {}
     if config.encoder_from is not None:
-        visual = load_encoder(config.encoder_from, device).visual
+        before = load_encoder(config.encoder_from, device)
+        same_robot = read_config(world_folder(config.encoder_from)).task == config.task
+        if same_robot and before.readings == 2 * sizes:  # what was encoded of a dataset that has grown serves again
+            return before, {}
+        visual = before.visual
     else:
         visual, metrics = train_encoder(
             config.distillation,
@@ -231,8 +239,7 @@ def _encoder(
             key={"data": data_key, "seed": config.seed},
             device=device,
         )
-    sensed = config.proprioception and PROPRIOCEPTION in dataset.columns
-    encoder = StateEncoder(visual, dataset.columns[PROPRIOCEPTION][0] if sensed else 0)
+    encoder = StateEncoder(visual, sizes)
     if encoder.proprioception is not None:
         encoder.proprioception.fit(torch.cat([readings(dataset, int(index)) for index in dataset.split("train")]))
     launched(config.device).copy_from_main(encoder)
