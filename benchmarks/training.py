@@ -24,7 +24,7 @@ from benchmarks.speed import take_turns
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, cache_frames
 from world_models.optimisation import LOG_EVERY, OptimisationConfig
-from world_models.processes import choose_device
+from world_models.processes import choose_device, has_bfloat16
 from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla
 from world_models.state import StateEncoder
 from world_models.world_model import (
@@ -98,6 +98,7 @@ def run(config: TrainingConfig) -> list[Row]:
     for precision in ("float32", "bfloat16"):
         (speeds,) = take_turns([matrix_product(str(device), precision)], config.rounds, 1.0, progress=False)
         peaks[precision] = float(speeds.mean())
+    peak = peaks["bfloat16" if has_bfloat16(device) else "float32"]
     setting = f"batch={ENCODE_BATCH},device={device.type}"
     speeds, arithmetic = _encoding(
         encoder, frames[:: max(1, len(frames) // ENCODE_BATCH)][:ENCODE_BATCH], config.rounds
@@ -115,7 +116,7 @@ def run(config: TrainingConfig) -> list[Row]:
         rows += [
             row(stage, "samples_per_second", speeds, "1/s", setting),
             row(stage, "gflops_per_sample", np.array([arithmetic / 1e9]), "GFLOP", setting),
-            row(stage, "share_of_peak", speeds * arithmetic / peaks["bfloat16"], "fraction", setting),
+            row(stage, "share_of_peak", speeds * arithmetic / peak, "fraction", setting),
             row(stage, "input_share", waited, "fraction", setting),
         ]
     write_rows(config.out, rows)

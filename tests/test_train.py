@@ -129,6 +129,23 @@ def _regression_problem(folder: Path, iterations: int, loss_hook=lambda: None) -
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
+@pytest.mark.parametrize("has", [False, True])
+def test_bfloat16_is_for_those_who_have_it(has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("world_models.optimisation.has_bfloat16", lambda device: has)
+    module, seen = nn.Linear(3, 1), set()
+
+    def loss(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        output = module(inputs)
+        seen.add(output.dtype)
+        return output.float().square().mean()
+
+    optimise(
+        "line", module, lambda generator, samples: torch.ones(samples, 3), loss, OptimisationConfig(2), tmp_path,
+        key={"seed": 0},
+    )  # fmt: skip
+    assert seen == {torch.bfloat16 if has else torch.float32}
+
+
 def test_an_interrupted_stage_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     straight = _regression_problem(tmp_path / "straight", 60)
     calls = 0

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from world_models.checkpoint import optimiser_tensors, restore_optimiser, save_tensors
-from world_models.processes import Processes, launched
+from world_models.processes import Processes, has_bfloat16, launched
 from world_models.read_ahead import read_ahead
 
 Scalars = dict[str, float]
@@ -48,7 +48,7 @@ class OptimisationConfig:
         weight_decay: AdamW's, on matrices alone.
         ema_decay: decay of the average of weights that the stage hands on.
         gradient_clip: largest norm of the gradient.
-        bf16: run matrix products in bfloat16.
+        bf16: run matrix products in bfloat16, where the device has instructions for that.
         validate_every: steps between two validations.
         checkpoint_seconds: seconds between two checkpoints.
     """
@@ -139,6 +139,7 @@ def optimise(
         module.load_state_dict(average)
         return metrics
 
+    reduced = config.bf16 and has_bfloat16(device)
     own_parts = range(processes.rank, parts, processes.count)
     writer = None
     if processes.main:
@@ -168,7 +169,7 @@ def optimise(
                 asked = time.monotonic()
                 batch, generator = next(ahead)
                 waited += time.monotonic() - asked
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced):
                     share = loss(batch, generator) / parts
                 share.backward()
                 value += share.detach()
