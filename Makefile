@@ -100,7 +100,7 @@ worlds/stack/success.json: data/stack/complete
 		--flow-optimisation.iterations 4500 --rgb-optimisation.iterations 1500
 
 worlds/stack/fidelity.json: worlds/stack/success.json
-	$(BIN)/rla-gym bench fidelity data/stack --world worlds/stack --chunks 9 --out $@
+	$(BIN)/rla-gym bench fidelity data/stack --world worlds/stack --out $@
 
 # Two more training seeds, for intervals over seeds.
 world-seeds: worlds/lift/success.json worlds/lift_seed1/success.json worlds/lift_seed2/success.json

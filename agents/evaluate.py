@@ -23,6 +23,7 @@ from agents.policy import load_policy
 from agents.rollouts import is_dream, play
 from agents.statistics import wilson_interval
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
+from rla_gym.tasks import dream_id, simulator_id
 from world_models.checkpoint import save_json
 from world_models.processes import choose_device
 
@@ -107,7 +108,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     device = choose_device(config.device)
     policy = load_policy(config.policy, device)
     task = str(policy.facts.get("task", "Lift"))
-    env = config.env or f"Robosuite-{task}-v0"
+    env = (config.env or simulator_id(task)).split(":")[-1]
     _check(config, env, task)
     world = config.world or str(policy.facts.get("world", "lift"))
     dreams = is_dream(env)
@@ -217,11 +218,13 @@ class _Progress:
 
 
 def _check(config: EvaluateConfig, env: str, task: str) -> None:
-    if env.split(":")[-1] not in gym.registry:
+    if env not in gym.registry:
         known = sorted(name for name in gym.registry if name.startswith(("RLAWM-", "Robosuite-")))
         raise ValueError(f"unknown environment {env!r}; choose one of {', '.join(known)}")
-    if (shown := gym.spec(env).kwargs["task"]) != task:
-        raise ValueError(f"{config.policy} is a policy for {task}, but {env} shows {shown}: choose Robosuite-{task}-v0")
+    shown = gym.spec(env).kwargs.get("task") or task
+    if shown != task:
+        fitting = dream_id(task) if is_dream(env) else simulator_id(task)
+        raise ValueError(f"{config.policy} is a policy for {task}, but {env} shows {shown}: choose {fitting}")
     for name in ("episodes", "num_envs", "max_chunks", "video_episodes"):
         value = getattr(config, name)
         if value is not None and value < 1:

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 import rla_gym  # noqa: F401  registers the environments
 from agents.policy import load_policy
 from agents.video import write_frames
+from rla_gym.tasks import dream_id
 from world_models.world_model import read_config, world_folder
 
 
@@ -47,7 +48,7 @@ def play(config: PlayConfig) -> Path:
     task = read_config(world_folder(config.world)).task
     policy = load_policy(config.policy, config.device) if config.policy else None
     envs: Any = gym.make_vec(
-        f"RLAWM-{task}-v0", num_envs=config.envs, world=config.world, dynamics=config.dynamics, device=config.device,
+        dream_id(task), num_envs=config.envs, world=config.world, dynamics=config.dynamics, device=config.device,
         output="torch", starts="first", render_mode="rgb_array", autoreset_mode=AutoresetMode.SAME_STEP,
     )  # fmt: skip
     rng = np.random.default_rng(config.seed)

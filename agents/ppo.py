@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from agents.gaussian import gaussian_kl, gaussian_log_prob
 from agents.policy import TokenCritic, TokenPolicy, load_policy
 from agents.ppo_checkpoint import Parts, load_checkpoint, save_checkpoint, settings
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
+from rla_gym.tasks import dream_id, episode_chunks, simulator_id
 from world_models.processes import Processes, launched
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -171,6 +172,7 @@ def train_ppo(config: PPOConfig) -> Path:
     clone.requires_grad_(False)
     world = config.world or str(clone.facts.get("world", "lift"))
     task = str(clone.facts.get("task", "Lift"))
+    config = replace(config, max_chunks=config.max_chunks or episode_chunks(task))
 
     # ---- networks and optimisers
     policy = deepcopy(clone).requires_grad_(True)
@@ -204,7 +206,7 @@ def train_ppo(config: PPOConfig) -> Path:
         of_dreams = ("dynamics", "precision", "starts", "solver_steps", "max_uncertainty")
         arguments = {name: getattr(config, name) for name in of_dreams} | {"first_slot": own_envs.start}
     envs = gym.make_vec(
-        f"RLAWM-{task}-v0" if dreams else f"Robosuite-{task}-v0",
+        dream_id(task) if dreams else simulator_id(task),
         num_envs=len(own_envs),
         world=world,
         device=str(device),
@@ -455,10 +457,11 @@ def _check_processes(config: PPOConfig, processes: Processes) -> None:
 
 
 def _check(config: PPOConfig) -> None:
-    for name in ("num_envs", "steps", "iterations", "epochs", "minibatches", "max_chunks", "checkpoint_every"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    for name in ("num_envs", "steps", "iterations", "epochs", "minibatches", "checkpoint_every"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.max_chunks is not None and config.max_chunks < 1:
+        raise ValueError(f"max_chunks must be at least 1, got {config.max_chunks}")
     for name in ("learning_rate", "value_learning_rate", "clip", "target_kl", "max_grad_norm"):
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")

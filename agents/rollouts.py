@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 import rla_gym  # noqa: F401  registers the environments
 from agents.policy import Policy, load_policy
-from rla_gym.tasks import episode_chunks
+from rla_gym.tasks import episode_chunks, simulator_id
 from world_models.processes import choose_device
 from world_models.ray_map import ray_map
 from world_models.world_model import read_config, world_folder
@@ -195,7 +195,7 @@ def first_pictures(task: str, placement: str, seed_start: int, episodes: int) ->
 
     Kept for the life of the process: every policy of a comparison dreams on from the same pictures.
     """
-    env = gym.make(f"Robosuite-{task}-v0", obs=("rgb", "proprioception"), placement=placement)
+    env = gym.make(simulator_id(task), obs=("rgb", "proprioception"), placement=placement)
     try:
         shown = [env.reset(seed=seed_start + episode)[0] for episode in range(episodes)]
     finally:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agents.bc import world_reference
 from agents.policy import TokenPolicy, TokenTrunk, load_policy
+from rla_gym.tasks import dream_id
 from rla_gym.vector_env import RLAWMVectorEnv
 from world_models.processes import choose_device
 
@@ -173,7 +174,7 @@ def train_sb3_ppo(config: SB3PPOConfig) -> Path:
     world = config.world or str(clone.facts.get("world", "lift"))
     task = str(clone.facts.get("task", "Lift"))
     dream = gym.make_vec(
-        f"rla_gym:RLAWM-{task}-v0",
+        dream_id(task),
         num_envs=config.num_envs,
         world=world,
         dynamics=config.dynamics,

@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from agents.policy import Policy
 from rewards.success import SuccessDetector
-from rla_gym.tasks import get_task
 from world_models.world_model import World, WorldModel, load_world
 
 try:
@@ -67,14 +66,13 @@ def write_comparison(
     loaded = load_world(world, dynamics=dynamics, device=device)
     detector = SuccessDetector.load(loaded.folder, device)
     real = gym.make(env, obs="rgb", placement=placement, chunk_length=policy.chunk_length, max_chunks=max_chunks)
-    fps = get_task(str(gym.spec(env).kwargs["task"])).control_hz
     simulator = cast("RobosuiteEnv", real.unwrapped)
-    max_chunks = simulator.max_chunks
+    fps = simulator.task.control_hz
     frames: list[np.ndarray] = []
     try:
         for seed in seeds:
             with torch.inference_mode():
-                frames += _episode(policy, loaded, detector, dynamics, simulator, seed, max_chunks, device)
+                frames += _episode(policy, loaded, detector, dynamics, simulator, seed, device)
             frames += [frames[-1]] * fps  # a second to read the verdict
     finally:
         real.close()
@@ -112,7 +110,6 @@ def _episode(
     dynamics: str,
     real: RobosuiteEnv,
     seed: int,
-    max_chunks: int,
     device: str | torch.device,
 ) -> list[np.ndarray]:
     model, chunk_length = world.model, policy.chunk_length
@@ -123,12 +120,12 @@ def _episode(
     sheets: list[np.ndarray] = []
 
     def show(step: int, left: str = "dream", right: str = "simulator") -> None:
-        footer = f"{policy.method}, seed {seed}, step {step}/{max_chunks * chunk_length}"
+        footer = f"{policy.method}, seed {seed}, step {step}/{real.max_chunks * chunk_length}"
         sheets.append(compose(model.decode(dreamed)[0].cpu().numpy(), frame, left, right, footer))
 
     show(0)
     step = 0
-    for chunk in range(max_chunks):
+    for chunk in range(real.max_chunks):
         action = policy.act(_state(model, real, frame, device), torch.tensor([chunk], device=device))
         actions = action.view(1, chunk_length, policy.action_dim)
         shape = model.noise_shape

@@ -16,7 +16,7 @@ import rla_gym  # noqa: F401  registers the environments
 from rla_gym.ground_truth.processes import start_processes
 from rla_gym.ground_truth.rendering import choose_gl_backend
 from rla_gym.ground_truth.simulator import quiet_robosuite
-from rla_gym.tasks import get_task
+from rla_gym.tasks import dream_id, get_task, simulator_id
 
 SAME_STEP = gym.vector.AutoresetMode.SAME_STEP
 """Every call moves on: with NEXT_STEP the one after an episode's end would only reset."""
@@ -58,7 +58,7 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
             those given are named in the setting.
     """
     envs = gym.make_vec(
-        f"RLAWM-{task}-v0", num_envs, device=device, world=world, output="torch", starts="first",
+        dream_id(task), num_envs, device=device, world=world, output="torch", starts="first",
         autoreset_mode=SAME_STEP, **arguments,
     )  # fmt: skip
     envs.reset(seed=0)
@@ -80,7 +80,7 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
 
 def tuned_robosuite(processes: int, world: str, *, task: str = "Lift") -> Contender:
     """The ground-truth twin on all cores: our renderer, one picture a chunk, its features encoded in one batch."""
-    envs = gym.make_vec(f"Robosuite-{task}-v0", processes, world=world, vectorization="async", autoreset_mode=SAME_STEP)
+    envs = gym.make_vec(simulator_id(task), processes, world=world, vectorization="async", autoreset_mode=SAME_STEP)
     envs.reset(seed=0)
     actions = np.random.default_rng(0).uniform(-1, 1, envs.action_space.shape).astype(np.float32)
     steps = processes * envs.unwrapped.chunk_length  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from agents.policy import load_policy
 from agents.video import write_comparison
 from benchmarks.transfer import TransferConfig, run, train_policy
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
+from rla_gym.tasks import simulator_id
 from world_models.world_model import read_config, world_folder
 
 
@@ -57,7 +58,7 @@ def demo(config: DemoConfig) -> None:
     video = config.out / "dream_and_real.mp4"
     task = read_config(world_folder(config.world)).task
     seeds = [REPORT_SEEDS.start + offset for offset in range(4)]
-    write_comparison(video, load_policy(policy), seeds, env=f"Robosuite-{task}-v0", world=config.world)
+    write_comparison(video, load_policy(policy), seeds, env=simulator_id(task), world=config.world)
     console = Console()
     console.print(
         f"\nThe policies saw the actions of {config.demonstrations} demonstrations and the dream, never the simulator."

@@ -16,6 +16,7 @@ from benchmarks.held_out import HeldOut, held_out_episodes, probe_floor, trainin
 from benchmarks.probes import AttentiveProbe, ProbeConfig, fit_probe
 from benchmarks.results import Row, print_rows, today, write_rows
 from benchmarks.rollout_errors import QUANTITIES, rollout_errors, simulator_states
+from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features
 from world_models.open_loop import open_loop
@@ -29,7 +30,7 @@ class EncodersConfig:
     Attributes:
         data: the dataset; probes are fitted on its training episodes and judged on its report episodes.
         worlds: bundled names, folders or hub ids, one per encoder; an encoder is called by its world's folder.
-        chunks: action chunks in a roll-out of the flow.
+        chunks: action chunks in a roll-out of the flow; None for as many as an episode of the task has.
         split: which episodes are held out.
         cache: folder of the feature cache; None for ``<data>/cache``.
         out: JSON of the result rows.
@@ -38,7 +39,7 @@ class EncodersConfig:
 
     data: Path
     worlds: tuple[str, ...]
-    chunks: int = 6
+    chunks: int | None = None
     split: str = "report"
     cache: Path | None = None
     out: Path = Path("benchmarks/results/encoders.json")
@@ -60,9 +61,8 @@ def run(config: EncodersConfig) -> list[Row]:
         folder = world_folder(name)
         world, encoder = read_config(folder), load_encoder(folder)
         features = torch.from_numpy(cache_features(dataset, encoder, config.cache or config.data / "cache"))
-        held_out = held_out_episodes(
-            dataset, config.split, features, states, chunks=config.chunks, length=world.chunk_length
-        )
+        chunks = config.chunks or episode_chunks(world.task)
+        held_out = held_out_episodes(dataset, config.split, features, states, chunks=chunks, length=world.chunk_length)
         method = f"{folder.resolve().name} ({world.encoder.backbone})"
         # The picture alone: a token of proprioception would tell where the hand is, whatever the encoder sees.
         picture = features[:, : encoder.patch_tokens]
@@ -72,7 +72,7 @@ def run(config: EncodersConfig) -> list[Row]:
         found = [(f"{quantity}_error_cm", "real frames", floor[quantity][0], "cm") for quantity in QUANTITIES]
         if "flow" in dynamics_in(folder):
             probe = fit_probe(*training_rows(dataset, features, states), config.probe)
-            found += _dreamed(folder, held_out, probe, f"chunks={config.chunks}")
+            found += _dreamed(folder, held_out, probe, f"chunks={chunks}")
         count = len(held_out.kinds)
         facts = {"seeds": "1 world", "hardware": describe_hardware(), "date": today(), "command": command_line()}
         rows += [

@@ -24,6 +24,7 @@ from benchmarks.rollout_errors import (
     worst_tenth_auroc,
 )
 from rewards import SuccessDetector
+from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, cache_frames
 from world_models.model_card import write_model_card
@@ -52,7 +53,7 @@ class FidelityConfig:
         world: bundled names, folders or hub ids; several are training seeds of one recipe and give one table, with
             intervals over seeds and episodes. The pictures show the first. Those without the regression baseline are
             no part of its rows.
-        chunks: action chunks in a roll-out.
+        chunks: action chunks in a roll-out; None for as many as an episode of the task has.
         split: which episodes are rolled out; ``report`` for numbers that are published.
         solver_steps: further numbers of Euler steps of the flow to compare with the world's own.
         seed: of the flow's noise and of the bootstrap.
@@ -64,7 +65,7 @@ class FidelityConfig:
 
     data: Path
     world: tuple[str, ...] = ("lift",)
-    chunks: int = 6
+    chunks: int | None = None
     split: str = "report"
     solver_steps: tuple[int, ...] = (1, 2, 30)
     seed: int = 0
@@ -84,7 +85,9 @@ def run(config: FidelityConfig) -> list[Row]:
     dataset = EpisodeDataset(config.data)
     states = simulator_states(dataset)
     folders = [world_folder(name) for name in config.world]
-    bench = _Bench(config, read_config(folders[0]).task, len(folders))
+    task = read_config(folders[0]).task
+    chunks = config.chunks or episode_chunks(task)
+    bench = _Bench(config, task, chunks, len(folders))
     table: Table = {}
     cache = config.cache or config.data / "cache"
     floors: list[dict[str, tuple[float, float]]] = []
@@ -96,7 +99,7 @@ def run(config: FidelityConfig) -> list[Row]:
         features = torch.from_numpy(cache_features(dataset, load_encoder(folder), cache))
         probe = fit_probe(*training_rows(dataset, features, states), config.probe)
         held_out = held_out_episodes(
-            dataset, config.split, features, states, chunks=config.chunks, length=models["flow"].chunk_length
+            dataset, config.split, features, states, chunks=chunks, length=models["flow"].chunk_length
         )
         floors.append(probe_floor(dataset, config.split, probe, features, states))
         for method, errors, imagined in _roll_out(config, models, probe, held_out):
@@ -115,7 +118,7 @@ def run(config: FidelityConfig) -> list[Row]:
     write_rows(config.out, bench.rows)
     if config.out == folders[0] / "fidelity.json":
         write_model_card(folders[0])
-    _show(config, bench.rows, len(held_out.kinds))
+    _show(config, bench.rows, chunks, len(held_out.kinds))
     assert pictured is not None
     model, imagined = pictured
     shown = [k for kind in dict.fromkeys(held_out.kinds) for k in np.flatnonzero(held_out.kinds == kind)[:1]][:4]
@@ -170,8 +173,8 @@ def _stage1(flow: RLAWorldModel) -> RegressionWorldModel:
 class _Bench:
     """Collects the rows of one run."""
 
-    def __init__(self, config: FidelityConfig, task: str, worlds: int) -> None:
-        self.config, self.task, self.worlds = config, task, worlds
+    def __init__(self, config: FidelityConfig, task: str, chunks: int, worlds: int) -> None:
+        self.config, self.task, self.chunks, self.worlds = config, task, chunks, worlds
         self.rows: list[Row] = []
         self.facts = {"hardware": describe_hardware(), "date": today(), "command": command_line()}
 
@@ -214,11 +217,11 @@ class _Bench:
                 spread = float(np.mean([world.spread_ratio[chunk] for world in worlds]))
                 self.add(method, "feature_spread_ratio", setting, spread, None, len(held_out.kinds), "1")
         if method != "autoencoder":
-            dreamed, chunks = np.stack([world.lifted for world in worlds]), self.config.chunks
-            self._add_grasp_rows(method, f"chunks={chunks}", dreamed[:, :, -1], held_out.lifted[:, -1], held_out)
+            dreamed = np.stack([world.lifted for world in worlds])
+            self._add_grasp_rows(method, f"chunks={self.chunks}", dreamed[:, :, -1], held_out.lifted[:, -1], held_out)
             # Success ends an episode of the environment: a lift that is dropped again counts there, too.
             ever = dreamed.any(axis=2), held_out.lifted.any(axis=1)
-            self._add_grasp_rows(method, f"chunks=1..{chunks}", *ever, held_out)
+            self._add_grasp_rows(method, f"chunks=1..{self.chunks}", *ever, held_out)
         if worlds[0].uncertainty is not None:
             self._add_uncertainty_rows(method, worlds)
 
@@ -226,7 +229,7 @@ class _Bench:
         """Does an episode end in success as an environment of each world tells ``(worlds, E, M)``?"""
         self.worlds = len(believed)
         names = ("false_success_rate", "missed_success_rate", "success_balanced_accuracy")
-        span = f"chunks=1..{self.config.chunks}"
+        span = f"chunks=1..{self.chunks}"
         self._add_grasp_rows(method, span, believed.any(axis=2), held_out.succeeded.any(axis=1), held_out, names)
 
     def _add_grasp_rows(
@@ -263,7 +266,7 @@ class _Bench:
     def _add_uncertainty_rows(self, method: str, worlds: list[RolloutErrors]) -> None:
         """Does the model know when it is wrong, and by how much?"""
         scores = [worst_tenth_auroc(w.token, w.uncertainty) for w in worlds if w.uncertainty is not None]
-        count, span = worlds[0].token.size, f"chunks=1..{self.config.chunks}"
+        count, span = worlds[0].token.size, f"chunks=1..{self.chunks}"
         self.add(method, "uncertainty_auroc", span, float(np.mean(scores)), None, count, "1")
         for chunk in range(worlds[0].token.shape[1]):
             told = np.stack([w.uncertainty[:, chunk] for w in worlds if w.uncertainty is not None])
@@ -273,7 +276,7 @@ class _Bench:
                      told.shape[1], "1")  # fmt: skip
 
 
-def _show(config: FidelityConfig, rows: list[Row], episodes: int) -> None:
+def _show(config: FidelityConfig, rows: list[Row], chunks: int, episodes: int) -> None:
     main = [row for row in rows if row.method in ("flow", "regression", "persistence")]
     headline = [row for row in main if row.setting.startswith("chunks=") and "," not in row.setting]
     print_rows(headline, f"fidelity of {', '.join(config.world)} on {episodes} {config.split} episodes")
@@ -281,9 +284,9 @@ def _show(config: FidelityConfig, rows: list[Row], episodes: int) -> None:
     print_rows([row for row in rows if row.method == "autoencoder"], "the autoencoder alone, a chunk ahead")
     samplers = [row for row in rows if row.method.startswith("flow,") and row.metric == "token_l1_vs_persistence"]
     print_rows(samplers, "solver steps")
-    for span, title in ((f"chunks={config.chunks}", "at the end"), (f"chunks=1..{config.chunks}", "at any time")):
+    for span, title in ((f"chunks={chunks}", "at the end"), (f"chunks=1..{chunks}", "at any time")):
         grasps = [row for row in main if row.setting == span and ("lift" in row.metric or "grasp" in row.metric)]
-        kinds = [row for row in main if row.setting.startswith(f"{span},kind=")]
+        kinds = [row for row in main if row.setting.startswith(f"{span},kind=") and "lift" in row.metric]
         shown = [replace(row, setting=row.setting.split("=")[-1]) for row in kinds]
         print_rows([replace(row, setting="all") for row in grasps] + shown, f"is the cube lifted {title}?")
     told = [row for row in main if "success" in row.metric]

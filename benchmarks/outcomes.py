@@ -12,6 +12,7 @@ import numpy as np
 
 from agents.evaluate import EvaluateConfig, evaluate
 from agents.policy import load_policy
+from rla_gym.tasks import dream_id, episode_chunks, simulator_id
 from world_models.checkpoint import save_json
 from world_models.world_model import world_folder
 
@@ -35,7 +36,9 @@ def real_and_dreamed(config: EvaluateConfig) -> Outcomes:
     What came out is kept in the policy's folder, and read from there when the same policy, in the same world, is asked
     for the same episodes again.
     """
-    world = config.world or str(load_policy(config.policy).facts.get("world", "lift"))
+    facts = load_policy(config.policy).facts
+    world, task = config.world or str(facts.get("world", "lift")), str(facts.get("task", "Lift"))
+    config = replace(config, env=config.env or simulator_id(task), max_chunks=config.max_chunks or episode_chunks(task))
     asked = {
         name: getattr(config, name)
         for name in ("env", "episodes", "seed_start", "placement", "dynamics", "max_chunks", "device")
@@ -46,12 +49,12 @@ def real_and_dreamed(config: EvaluateConfig) -> Outcomes:
     path = config.policy / "evaluation" / f"real_and_dreamed-{name}.json"
     if not path.is_file():
         real = evaluate(config)
-        dream = evaluate(replace(config, env=f"RLAWM-{real.row['task']}-v0", starts="simulator"))
+        dream = evaluate(replace(config, env=dream_id(task), starts="simulator"))
         found = {
             "real": real.successes.tolist(),
             "dream": dream.successes.tolist(),
             "control_steps": real.control_steps.tolist(),
-            "task": real.row["task"],
+            "task": task,
         }
         save_json(path, {"of": key, **found})
     kept = json.loads(path.read_text())

@@ -18,6 +18,7 @@ from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, auroc, simulato
 from rewards import SuccessDetector, make_reward
 from rewards.video_aligned import REWARDS
 from rla_gym.starts import nearest_demonstration
+from rla_gym.tasks import episode_chunks
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features
@@ -36,7 +37,7 @@ class RewardAlignmentConfig:
         data: the dataset whose held-out episodes are scored.
         world: bundled name, folder or hub id.
         split: which episodes; ``report`` for numbers that are published.
-        chunks: action chunks of an episode.
+        chunks: action chunks of an episode; None for as many as the task's have.
         success_bonus: as in the environment.
         resamples: of the bootstrap over episodes.
         cache: folder of the feature cache; None for ``<data>/cache``.
@@ -46,7 +47,7 @@ class RewardAlignmentConfig:
     data: Path
     world: str = "lift"
     split: str = "report"
-    chunks: int = 6
+    chunks: int | None = None
     success_bonus: float = 1.0
     resamples: int = 1000
     cache: Path | None = None
@@ -62,8 +63,9 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
     folder = world_folder(config.world)
     dataset, world = EpisodeDataset(config.data), read_config(folder)
     features = cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache")
+    chunks = config.chunks or episode_chunks(world.task)
     held_out = held_out_episodes(
-        dataset, config.split, torch.from_numpy(features), simulator_states(dataset), chunks=config.chunks,
+        dataset, config.split, torch.from_numpy(features), simulator_states(dataset), chunks=chunks,
         length=world.chunk_length,
     )  # fmt: skip
     solved = held_out.succeeded.any(axis=1)
@@ -85,7 +87,7 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
         probability = torch.stack([detector.probability(part) for part in seen.unbind(1)], dim=1)
         scores = {}
         for name, reward in rewards.items():
-            times = [torch.full_like(followed, chunk * world.chunk_length) for chunk in range(1, config.chunks + 1)]
+            times = [torch.full_like(followed, chunk * world.chunk_length) for chunk in range(1, chunks + 1)]
             paid = [reward(part, followed, time) for part, time in zip(seen.unbind(1), times, strict=True)]
             alignment = torch.stack(paid, dim=1)
             scores[name] = alignment, episode_returns(alignment, probability >= threshold, config.success_bonus)
@@ -114,7 +116,7 @@ def episode_returns(alignment: Tensor, success: Tensor, bonus: float) -> Tensor:
 
 
 def true_progress(truth: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """How far an episode really is, (E, M): nearness of hand and object, then height, each from 0 to 1.
+    """How far a lift really is, (E, M): nearness of hand and object, then height, each from 0 to 1.
 
     Args:
         truth: simulator states (E, M, 7).
@@ -143,13 +145,13 @@ def _measure(
     generator = np.random.default_rng(0)
 
     def all_of(pick: np.ndarray) -> dict[str, float]:
-        steps, paid, lifted = alignment[pick], returns[pick], solved[pick]
-        told = {"success_auroc": auroc(paid, lifted)}
-        tempting = lifted | close[pick]
-        told["close_failure_preferred_rate"] = 1 - auroc(paid[tempting], lifted[tempting])
+        steps, paid, achieved = alignment[pick], returns[pick], solved[pick]
+        told = {"success_auroc": auroc(paid, achieved)}
+        tempting = achieved | close[pick]
+        told["close_failure_preferred_rate"] = 1 - auroc(paid[tempting], achieved[tempting])
         if np.ptp(steps) > 0:
             told["progress_spearman"] = float(stats.spearmanr(steps.ravel(), progress[pick].ravel()).statistic)
-            told["alignment_auroc"] = auroc(steps.sum(axis=1), lifted)
+            told["alignment_auroc"] = auroc(steps.sum(axis=1), achieved)
         return told
 
     count = len(solved)

@@ -32,7 +32,7 @@ from benchmarks.operators import operator_shares
 from benchmarks.plots import plot_operators, plot_speed
 from benchmarks.results import Row, row_of, today, write_rows
 from benchmarks.soak import memory
-from rla_gym.tasks import get_task
+from rla_gym.tasks import episode_chunks, get_task
 from world_models.open_loop import open_loop
 from world_models.processes import choose_device
 from world_models.world_model import PRECISIONS, load_world, read_config, world_folder
@@ -219,7 +219,7 @@ def _reduced_precision_difference(world: str, device: str) -> np.ndarray:
     for precision in PRECISIONS:
         opened = load_world(world, device=device, precision=precision)
         demonstrations, length = opened.demonstrations, opened.model.chunk_length
-        chunks = min(6, (demonstrations.features.shape[1] - 1) // length)
+        chunks = min(episode_chunks(opened.model.config.task), (demonstrations.features.shape[1] - 1) // length)
         actions = demonstrations.actions[:, : chunks * length].unflatten(1, (chunks, length))
         ends.append(open_loop(opened.model, demonstrations.features[:, 0].float(), actions).features[:, -1])
     error = (ends[0] - demonstrations.features[:, chunks * length].float()).abs().mean()

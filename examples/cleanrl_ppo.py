@@ -30,8 +30,8 @@ class Args:
 
     env_id: str = "RLAWM-Lift-v0"
     """Environment."""
-    world: str = "lift"
-    """Bundled world's name or a world folder."""
+    world: str | None = None
+    """Bundled world's name or a world folder; None for the bundled one of the environment's task."""
     dynamics: Literal["flow", "regression"] = "regression"
     """Which dynamics of the world dream; regression is the cheap one."""
     chunk_length: int | None = 4

@@ -16,11 +16,8 @@ from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
 from world_models.world_model import dynamics_in, load_encoder, load_model
 
-MOST_CHUNKS = 12
-"""Longest roll-outs that the detector is calibrated on."""
 
-
-def fit_world_success(world: Path, data: Path, cache: Path | None = None) -> dict[str, Any]:
+def fit_world_success(world: Path, data: Path, cache: Path | None = None, *, chunks: int = 6) -> dict[str, Any]:
     """Fit a detector on the data's training episodes, calibrate it on the validation episodes, save it in ``world``.
 
     It is calibrated twice: on real frames, and on the dreams of each of the world's dynamics.
@@ -29,6 +26,7 @@ def fit_world_success(world: Path, data: Path, cache: Path | None = None) -> dic
         world: the world's folder.
         data: folder of the LeRobotDataset v3.0 it was trained on.
         cache: folder of the feature cache; None for ``<data>/cache``.
+        chunks: action chunks in the dreams, at most; as many as an episode of the environment has.
 
     Returns:
         The metrics of :func:`rewards.success.fit_success_detector`.
@@ -45,22 +43,24 @@ def fit_world_success(world: Path, data: Path, cache: Path | None = None) -> dic
     )
     for dynamics in dynamics_in(world):
         model = load_model(world, dynamics)
-        first, chunks, later = _held_out(dataset, features, model.chunk_length)
-        detector.calibrate_in_dreams(dynamics, open_loop(model, first, chunks).features, later)
+        first, actions, later = _held_out(dataset, features, model.chunk_length, chunks)
+        detector.calibrate_in_dreams(dynamics, open_loop(model, first, actions).features, later)
     detector.save(world)
     if (world / "training.json").is_file():
         write_model_card(world)
     return metrics
 
 
-def _held_out(dataset: EpisodeDataset, features: np.ndarray, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def _held_out(
+    dataset: EpisodeDataset, features: np.ndarray, length: int, most_chunks: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """First states (N, L, C) of validation episodes, their actions (N, M, K, A), states (N, M, L, C) after each chunk.
 
-    As many chunks M as the longest episode has, at most :data:`MOST_CHUNKS`; shorter episodes are left out.
+    As many chunks M as the longest episode has, at most ``most_chunks``; shorter episodes are left out.
     """
     offsets = episode_offsets(dataset.lengths)
     validation = dataset.split("validation")
-    chunks = min(MOST_CHUNKS, (int(dataset.lengths[validation].max()) - 1) // length)
+    chunks = min(most_chunks, (int(dataset.lengths[validation].max()) - 1) // length)
     episodes = [index for index in validation if dataset.lengths[index] > chunks * length]
     frames = offsets[episodes][:, None] + length * np.arange(chunks + 1)
     states = torch.from_numpy(features[frames]).float()

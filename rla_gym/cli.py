@@ -65,13 +65,14 @@ def _collect(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     from rewards.fit_success import fit_world_success
+    from rla_gym.tasks import episode_chunks
     from world_models.processes import launched
     from world_models.train import TrainConfig, train
 
     config = _configure(TrainConfig, arguments, "data")
     train(config)
     if launched(config.device).main and not config.encoder_only:
-        fit_world_success(config.out, config.data, config.cache)
+        fit_world_success(config.out, config.data, config.cache, chunks=episode_chunks(config.task))
 
 
 def _agent(arguments: list[str]) -> None:

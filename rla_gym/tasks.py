@@ -148,6 +148,16 @@ def get_task(name: str) -> TaskSpec:
     return TASKS[name]
 
 
+def dream_id(task: str) -> str:
+    """Gymnasium's id of a task's dream."""
+    return f"RLAWM-{task}-v0"
+
+
+def simulator_id(task: str) -> str:
+    """Gymnasium's id of a task's ground truth."""
+    return f"Robosuite-{task}-v0"
+
+
 def bundled_world(task: str | None) -> str:
     """The name that a task's world has among the bundled ones; of no task's in particular, Lift's."""
     return (task or "Lift").lower()

@@ -105,6 +105,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         first_slot: int = 0,
     ) -> None:
         spec = None if task is None else get_task(task)
+        world = world or bundled_world(task)
         check_obs(obs)
         one_of(OUTPUTS, output=output)
         one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
@@ -115,16 +116,16 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         at_least(0, first_slot=first_slot, max_uncertainty=max_uncertainty)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         on_device = usable_device(device)
-        key, opened = world_cache.acquire_world(world or bundled_world(task), dynamics, on_device, precision)
+        key, opened = world_cache.acquire_world(world, dynamics, on_device, precision)
         self._release = weakref.finalize(self, world_cache.release, key)  # also when it is never closed
         model = opened.world.model
         if spec is not None:
-            check_world_fits(spec, model.config, opened.world.folder)
+            check_world_fits(spec, model.config, world)
         self._dream = Dream(
             opened, on_device, num_envs=num_envs, first_slot=first_slot, reward=reward, success_bonus=success_bonus,
             terminate_on_success=terminate_on_success, starts=starts, chunk_length=chunk_length,
-            max_chunks=episode_chunks(model.config.task) if max_chunks is None else max_chunks,
-            solver_steps=solver_steps, max_uncertainty=max_uncertainty,
+            max_chunks=max_chunks or episode_chunks(model.config.task), max_uncertainty=max_uncertainty,
+            solver_steps=solver_steps,
         )  # fmt: skip
         self.chunk_length = self._dream.chunk_length
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output

@@ -159,12 +159,16 @@ def train_encoder(
     encoder.backbone.requires_grad_(not frozen)
     student.to(device)
 
-    def losses(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def read(rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions ``(B, H * A)``, frames ``(2 B, H, W, 3)`` and targets ``(2 B, L, D)`` of pairs of rows ``(B, 2)``."""
         chunk = torch.from_numpy(actions[rows[:, :1] + np.arange(config.horizon)]).flatten(1).to(device)
         at = torch.from_numpy(row[rows.T.flatten()])
-        rgb = _resized(pixels[at].to(device), encoder.image_size)
-        raw = torch.from_numpy(targets[at.numpy()]).to(device).float()
-        tokens = student.norm((encoder.projection(raw) if frozen else encoder.projected(pixels[at].to(device))).float())
+        return chunk, pixels[at].to(device), torch.from_numpy(targets[at.numpy()]).to(device).float()
+
+    def losses(drawn: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        chunk, seen, raw = drawn
+        rgb = _resized(seen, encoder.image_size)
+        tokens = student.norm((encoder.projection(raw) if frozen else encoder.projected(seen)).float())
         target = (raw - target_mean) / target_std
         distillation = F.smooth_l1_loss(student.teacher_head(tokens).float(), target)
         deviations = (rgb / 255 - mean_frame).permute(0, 3, 1, 2) / deviation
@@ -174,16 +178,16 @@ def train_encoder(
         inverse = F.smooth_l1_loss(student.inverse_dynamics(before, after).float(), chunk)
         return distillation, pixel, inverse
 
-    def draw(generator: torch.Generator, samples: int) -> np.ndarray:
-        return pairs["train"][torch.randint(len(pairs["train"]), (samples,), generator=generator).numpy()]
+    def draw(generator: torch.Generator, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+        return read(pairs["train"][torch.randint(len(pairs["train"]), (samples,), generator=generator).numpy()])
 
-    def loss(drawn: np.ndarray, generator: torch.Generator) -> Tensor:
+    def loss(drawn: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Tensor:
         distillation, pixel, inverse = losses(drawn)
         return distillation + config.pixel_weight * pixel + config.inverse_weight * inverse
 
     def validate() -> Scalars:
         batches = np.array_split(pairs["validation"], max(1, len(pairs["validation"]) // 128))
-        parts = [torch.stack(losses(batch)) for batch in batches[:4]]
+        parts = [torch.stack(losses(read(batch))) for batch in batches[:4]]
         values = torch.stack(parts).mean(dim=0).tolist()
         return dict(zip(("distillation", "pixel", "inverse_dynamics"), values, strict=True))
 

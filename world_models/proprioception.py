@@ -42,6 +42,15 @@ class ProprioceptionToken(nn.Module):
         self.mean.copy_(readings.mean(dim=0))
         self.std.copy_(readings.std(dim=0).clamp_min(1e-6))
 
+    @torch.no_grad()
+    def fits(self, readings: Tensor) -> bool:
+        """Whether readings with their change ``(F, 2 P)`` have nearly the mean and spread that are stored."""
+        if readings.shape[1] != 2 * self.size:
+            return False
+        ratio = readings.std(dim=0).clamp_min(1e-6) / self.std
+        moved = (readings.mean(dim=0) - self.mean).abs() / self.std
+        return bool(((ratio > 0.5) & (ratio < 2) & (moved < 1)).all())
+
     def forward(self, readings: Tensor) -> Tensor:
         """Readings with their change ``(B, 2 P)``, in the robot's units, to tokens ``(B, 1, C)`` float32."""
         if readings.ndim != 2 or readings.shape[1] != 2 * self.size:

@@ -254,15 +254,16 @@ def train_rgb_decoder(
     def draw(generator: torch.Generator, samples: int) -> tuple[Tensor, Tensor]:
         return read(windows.starts[torch.multinomial(windows.weights, samples, generator=generator)])
 
-    def loss(drawn: tuple[Tensor, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        states, pictures = drawn
+    def error(states: Tensor, pictures: Tensor) -> Tensor:
         return F.l1_loss(decoder(states).float(), pictures)
 
-    def validate() -> Scalars:
-        return {"pixel_l1": float(loss(read(held_out.starts[:: max(1, len(held_out.starts) // 256)])))}
+    def loss(drawn: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        return error(*drawn)
 
-    _, pictures = read(windows.starts[:: max(1, len(windows.starts) // 256)])
-    decoder.fit_background(pictures)
+    def validate() -> Scalars:
+        return {"pixel_l1": float(error(*read(held_out.starts[:: max(1, len(held_out.starts) // 256)])))}
+
+    decoder.fit_background(read(windows.starts[:: max(1, len(windows.starts) // 256)])[1])
 
     key = {**key, "rgb_decoder": vars(decoder.config)}
     return optimise("rgb_decoder", decoder, draw, loss, optimisation, folder, key=key, validate=validate)

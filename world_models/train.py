@@ -47,7 +47,6 @@ from world_models.world_model import (
     WorldModel,
     load_encoder,
     load_model,
-    read_config,
     save_encoder,
     world_folder,
 )
@@ -76,8 +75,8 @@ class TrainConfig:
         ray: encode the features on a Ray cluster: that of ``RAY_ADDRESS``, else one on this machine.
         threads: CPU threads; 0 takes all cores, shared among the processes of the machine.
         seed: of initial weights and batches.
-        encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one; of
-            a world of the same task also how it scales the robot's senses, so that cached features serve again.
+        encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one;
+            with the scale of the robot's senses, where that fits the data, so that cached features serve again.
         start_from: go on from this world (bundled name, folder or hub id), with its encoder and its weights, instead of
             from random ones; stages of 0 iterations stay as they are there.
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose roll-outs the data
@@ -217,15 +216,16 @@ def _encoder(
 ) -> tuple[StateEncoder, Scalars]:
     if config.start_from is not None:
         return load_encoder(config.start_from, device), {}
-    sensed = config.proprioception and PROPRIOCEPTION in dataset.columns
-    sizes = dataset.columns[PROPRIOCEPTION][0] if sensed else 0
+    senses = None
+    if config.proprioception and PROPRIOCEPTION in dataset.columns:
+        senses = torch.cat([readings(dataset, int(index)) for index in dataset.split("train")])
     metrics: Scalars = {}
     if config.encoder_from is not None:
-        before = load_encoder(config.encoder_from, device)
-        same_robot = read_config(world_folder(config.encoder_from)).task == config.task
-        if same_robot and before.readings == 2 * sizes:  # what was encoded of a dataset that has grown serves again
-            return before, {}
-        visual = before.visual
+        given = load_encoder(config.encoder_from, device)
+        # With the scale of the senses as it is, what was encoded of a dataset that has grown serves again.
+        if given.proprioception is not None and senses is not None and given.proprioception.fits(senses.to(device)):
+            return given, {}
+        visual = given.visual
     else:
         visual, metrics = train_encoder(
             config.distillation,
@@ -239,9 +239,9 @@ def _encoder(
             key={"data": data_key, "seed": config.seed},
             device=device,
         )
-    encoder = StateEncoder(visual, sizes)
-    if encoder.proprioception is not None:
-        encoder.proprioception.fit(torch.cat([readings(dataset, int(index)) for index in dataset.split("train")]))
+    encoder = StateEncoder(visual, 0 if senses is None else senses.shape[1] // 2)
+    if encoder.proprioception is not None and senses is not None:
+        encoder.proprioception.fit(senses)
     launched(config.device).copy_from_main(encoder)
     # Weights ship as float16: round them now, so that every later stage sees the states that users will get.
     return encoder.half().float().to(device), metrics
