@@ -20,6 +20,7 @@ from tests.synthetic_dataset import write_moving_square
 from tests.test_train import tiny_training
 from world_models.data.episodes import EpisodeDataset
 from world_models.optimisation import OptimisationConfig
+from world_models.processes import choose_device
 from world_models.train import TrainConfig, train
 
 STAGES = ("rla", "flow", "regression", "rgb_decoder")
@@ -116,3 +117,15 @@ def test_ppo_in_two_processes_is_ppo_in_one(world: str, tmp_path: Path) -> None:
     for name, tensor in weights[1].items():
         torch.testing.assert_close(weights[2][name], tensor, atol=1e-4, rtol=1e-3)
     assert any(not torch.allclose(weights[0][name], tensor, atol=1e-3) for name, tensor in weights[1].items())
+
+
+def test_choosing_a_device_rids_its_arithmetic_of_denormals() -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot take denormals as zero")
+    tiny = torch.full((8,), 1e-39)
+    assert bool((tiny * 1.0 != 0).all())
+    try:
+        choose_device("cpu")
+        assert bool((tiny * 1.0 == 0).all())
+    finally:
+        torch.set_flush_denormal(False)
