@@ -69,8 +69,14 @@ def test_behaviours_are_deterministic_and_within_bounds(env: RobosuiteEnv, kind:
 
 
 def test_unknown_kind_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown kind 'dance'"):
+    with pytest.raises(ValueError, match="no kind 'dance' of Lift episodes"):
         make_behaviour("dance", np.random.default_rng(0))
+
+
+def test_a_kind_of_another_task_is_refused_before_work_starts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no kind 'place' of Lift episodes"):
+        collect(CollectConfig(episodes=1, place=1.0, out=tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
 
 
 def test_recording_pairs_frames_and_actions(env: RobosuiteEnv) -> None:

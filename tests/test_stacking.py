@@ -53,11 +53,12 @@ def test_the_expert_stacks_within_an_episode(env: RobosuiteEnv, placement: str) 
         assert recording.columns["next.success"][0] == 0
 
 
-def test_near_misses_have_both_outcomes(env: RobosuiteEnv) -> None:
+@pytest.mark.parametrize("kind", ["near_miss", "place"])
+def test_failures_have_both_outcomes(env: RobosuiteEnv, kind: str) -> None:
     outcomes = []
     for seed in range(5):
         env.reset(seed=seed, options={"placement": "standard"})
-        behaviour = make_behaviour("near_miss", np.random.default_rng(seed), "Stack")
+        behaviour = make_behaviour(kind, np.random.default_rng(seed), "Stack")
         for _ in range(80):
             env.control_step(behaviour.act(env.simulator_state()))
         outcomes.append(env.is_success())

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ValueError: the name is no torch device, or it is cuda and torch sees none.
     """
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # numpy looks for the smallest number once, and warns if that is zero by then
     torch.set_flush_denormal(True)  # before torch starts its threads, which take the setting over
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from rla_gym.ground_truth.experts import KINDS
+from rla_gym.ground_truth.experts import KINDS, make_behaviour
 from rla_gym.ground_truth.recording import ChunkPolicy, EpisodeRecorder, RecordedEpisode, recorded_columns
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import TaskSpec, get_task
@@ -60,6 +60,7 @@ class CollectConfig:
         play: share of random motion around the object.
         grasp: share of grasps anywhere about the object, up to three an episode, some of which hold.
         hasty_grasp: share of the same on the straight way there, closing before the hand has arrived, as policies do.
+        place: share of clean grasps after which the object is put down anywhere about its goal; for Stack.
         policy: share of roll-outs of a policy; needs the ``policy`` argument of :func:`collect`.
         policy_noise: standard deviation of the action noise in roll-outs of the policy.
     """
@@ -78,6 +79,7 @@ class CollectConfig:
     play: float = 0.20
     grasp: float = 0.0
     hasty_grasp: float = 0.0
+    place: float = 0.0
     policy: float = 0.0
     policy_noise: float = 0.2
 
@@ -165,6 +167,9 @@ def _checked_task(config: CollectConfig, policy: ChunkPolicy | None) -> TaskSpec
     weights = {kind: getattr(config, kind) for kind in KINDS}
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or sum(weights.values()) <= 0:
         raise ValueError(f"the shares of the kinds must be numbers >= 0 and not all 0, got {weights}")
+    for kind, weight in weights.items():
+        if weight > 0 and kind != "policy":
+            make_behaviour(kind, np.random.default_rng(0), task.name)
     if config.policy > 0 and policy is None:
         raise ValueError(f"policy is {config.policy}, but no policy was given: name one, or set its share to 0")
     if config.policy == 0 and policy is not None:

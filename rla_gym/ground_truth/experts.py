@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp", "hasty_grasp")
+KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp", "hasty_grasp", "place")
 """Every kind of episode that collection records."""
 
 State = dict[str, np.ndarray]
@@ -309,8 +309,8 @@ def make_behaviour(kind: str, rng: np.random.Generator, task: str = "Lift") -> B
             start_steps=int(rng.integers(0, 4)),
             vary_gripper=rng.random() < 0.5,
         )
-    scripted = ", ".join(repr(name) for name in KINDS if name != "policy")
-    raise ValueError(f"unknown kind {kind!r}: scripted are {scripted}")
+    scripted = ", ".join(repr(name) for name in KINDS if name not in ("policy", "place"))
+    raise ValueError(f"no kind {kind!r} of {task} episodes: scripted are {scripted}")
 
 
 def _lateral(rng: np.random.Generator) -> Grasp:

@@ -23,11 +23,14 @@ class Placing:
         offset: (x, y) metres from the other cube's centre. Beyond about 2.5 cm the cube tips over.
         height: metres above its place at which the hand opens.
         drop_steps: control steps after the way over begins at which the hand opens, wherever it is; None: never.
+        open_within: metres from its place at which the hand opens, on the straight way there; None: it goes over the
+            place, then down, and opens where it arrives.
     """
 
     offset: tuple[float, float] = (0.0, 0.0)
     height: float = 0.0
     drop_steps: int | None = None
+    open_within: float | None = None
 
 
 class Stacker(Grasper):
@@ -36,13 +39,15 @@ class Stacker(Grasper):
     Args:
         rng: source of all chance.
         attempts: grasps, as of :class:`Grasper`.
-        placing: how the cube is put down.
+        placings: how the cube is put down, one way after the other where it fell off; the last one again and again.
         noise, gain, start_steps, vary_gripper, bursts: as of :class:`Grasper`.
     """
 
-    def __init__(self, rng: np.random.Generator, attempts: list[Grasp], placing: Placing, **arguments: object) -> None:
+    def __init__(
+        self, rng: np.random.Generator, attempts: list[Grasp], placings: list[Placing], **arguments: object
+    ) -> None:
         super().__init__(rng, attempts, **arguments)  # type: ignore[arg-type]
-        self._placing = placing
+        self._placing, *self._later_placings = placings
         self._base = np.zeros(3)
         self._let_go_at = np.zeros(3)
 
@@ -58,20 +63,24 @@ class Stacker(Grasper):
         return target, gripper
 
     def _carry(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
-        goal = self._base + np.array([*self._placing.offset, 0.0])
-        aside = float(np.linalg.norm(goal[:2] - cube[:2]))
+        place = self._place()
+        aside = float(np.linalg.norm(place[:2] - cube[:2]))
         if self._placing.drop_steps is not None and self._steps > self._placing.drop_steps:
             return self._let_go(eef)
         if eef[2] - cube[2] > 0.05 and self._more_attempts():  # it was lost on the way
             self._attempt += 1
             self._enter("retreat")
+        elif self._placing.open_within is not None:
+            if np.linalg.norm(place - cube) < self._placing.open_within or self._steps > 24:
+                return self._let_go(eef)
+            return place + eef - cube, CLOSE
         elif aside < 0.008 or self._steps > 24:
             self._enter("lower")
-        over = goal[:2] + eef[:2] - cube[:2]  # the cube hangs a little beside the hand's middle
+        over = place[:2] + eef[:2] - cube[:2]  # the cube hangs a little beside the hand's middle
         return np.array([*over, _CARRY_Z + eef[2] - cube[2]]), CLOSE
 
     def _lower(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
-        place = self._base + np.array([*self._placing.offset, _HALF_HEIGHTS + self._placing.height])
+        place = self._place()
         if cube[2] - place[2] < 0.005 or self._steps > 14:
             return self._let_go(eef)
         return place + eef - cube, CLOSE
@@ -89,9 +98,14 @@ class Stacker(Grasper):
     def _leave(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
         if self._steps >= 5 and cube[2] < TABLE_Z + 0.04 and self._more_attempts():
             self._attempt += 1
-            self._placing = Placing()
+            if self._later_placings:
+                self._placing = self._later_placings.pop(0)
             self._enter("reach")
         return np.array([*self._let_go_at[:2], _CARRY_Z + 0.06]), OPEN
+
+    def _place(self) -> np.ndarray:
+        """Where the carried cube's centre is to come."""
+        return self._base + np.array([*self._placing.offset, _HALF_HEIGHTS + self._placing.height])
 
 
 def make_stacking(kind: str, rng: np.random.Generator) -> Behaviour | None:
@@ -104,11 +118,11 @@ def make_stacking(kind: str, rng: np.random.Generator) -> Behaviour | None:
     if kind == "expert":
         clean = Grasp(lift_height=0.15, close_steps=int(rng.integers(5, 8)))
         noise, gain = rng.uniform(0.03, 0.08), rng.uniform(1.5, 1.9)
-        return Stacker(rng, [clean] * 3, Placing(), noise=noise, gain=gain, vary_gripper=False)
+        return Stacker(rng, [clean] * 3, [Placing()], noise=noise, gain=gain, vary_gripper=False)
     if kind == "noisy":
         grasp = Grasp(lift_height=rng.uniform(0.13, 0.17), close_steps=int(rng.integers(4, 9)))
         return Stacker(
-            rng, [grasp] * 3, _nearly(rng, 0.008), noise=rng.uniform(0.1, 0.3), gain=rng.uniform(1.2, 1.9),
+            rng, [grasp] * 3, [_nearly(rng, 0.008), Placing()], noise=rng.uniform(0.1, 0.3), gain=rng.uniform(1.2, 1.9),
             start_steps=int(rng.integers(0, 6)), bursts=0.02,
         )  # fmt: skip
     if kind == "near_miss":
@@ -119,8 +133,13 @@ def make_stacking(kind: str, rng: np.random.Generator) -> Behaviour | None:
             grasps.append(Grasp(lift_height=0.15))
         placing = _BAD_PLACINGS[int(rng.integers(len(_BAD_PLACINGS)))](rng)
         return Stacker(
-            rng, grasps, placing, noise=rng.uniform(0.03, 0.15), gain=rng.uniform(1.3, 1.9),
+            rng, grasps, [placing, Placing()], noise=rng.uniform(0.03, 0.15), gain=rng.uniform(1.3, 1.9),
             start_steps=int(rng.integers(0, 5)),
+        )  # fmt: skip
+    if kind == "place":
+        return Stacker(
+            rng, [Grasp(lift_height=0.15)] * 3, [_anywhere(rng) for _ in range(3)], noise=rng.uniform(0.02, 0.1),
+            gain=rng.uniform(1.5, 1.9), vary_gripper=rng.random() < 0.5,
         )  # fmt: skip
     if kind == "play" and rng.random() < 0.4:  # carries the cube about and lets go of it anywhere
         return Player(rng, carry=True)
@@ -135,6 +154,14 @@ def _beside(rng: np.random.Generator) -> Placing:
     """About the edge: some stand, some tip over, some fall."""
     size, angle = rng.uniform(0.01, 0.06), rng.uniform(0, 2 * np.pi)
     return Placing((size * np.cos(angle), size * np.sin(angle)), rng.uniform(-0.002, 0.012))
+
+
+def _anywhere(rng: np.random.Generator) -> Placing:
+    """Anywhere about the base, half of them in passing, as policies do: nothing but the place tells the outcome."""
+    size, angle = rng.uniform(0.0, 0.055), rng.uniform(0, 2 * np.pi)
+    within = rng.uniform(0.01, 0.03) if rng.random() < 0.5 else None
+    offset = (size * np.cos(angle), size * np.sin(angle))
+    return Placing(offset, rng.uniform(-0.002, 0.015), open_within=within)
 
 
 def _from_above(rng: np.random.Generator) -> Placing:
