@@ -6,6 +6,8 @@ GL_PACKAGES := libegl1 libgl1 libosmesa6
 ONLY_POLICY := --policy 1 --expert 0 --noisy 0 --near-miss 0 --play 0
 ONLY_CLONE := $(ONLY_POLICY) --policy-noise 0.1
 ONLY_GRASPS := --grasp 1 --expert 0 --noisy 0 --near-miss 0 --play 0
+# to the folder [stack_]clone_<demonstrations>_<seed>
+CLONE = $(BIN)/rla-gym agent bc --demonstrations $(word 1,$(subst _, ,$*)) --seed $(word 2,$(subst _, ,$*)) --out $(@D)
 CLONES := 5_2 10_0 10_1 20_3
 MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 STACKING := --placement standard --length 80
@@ -52,11 +54,9 @@ worlds/lift_encoder/starts.safetensors: runs/weak_3/policy.safetensors runs/weak
 	$(BIN)/rla-gym collect Lift --episodes 760 --out data/lift --policy-folder runs/weak_8 $(ONLY_POLICY)
 	$(BIN)/rla-gym train data/lift --out worlds/lift_encoder --encoder-only
 
-# clone_<demonstrations>_<seed>
 .PRECIOUS: runs/clone_%/policy.safetensors
 runs/clone_%/policy.safetensors: worlds/lift_encoder/starts.safetensors
-	$(BIN)/rla-gym agent bc --world worlds/lift_encoder --demonstrations $(word 1,$(subst _, ,$*)) \
-		--seed $(word 2,$(subst _, ,$*)) --out runs/clone_$*
+	$(CLONE) --world worlds/lift_encoder
 
 data/lift/complete: $(CLONES:%=runs/clone_%/policy.safetensors)
 	$(BIN)/rla-gym collect Lift --episodes 1600 --out data/lift $(MOSTLY_NEAR_MISSES)
@@ -84,11 +84,9 @@ worlds/stack_encoder/starts.safetensors:
 	$(BIN)/rla-gym collect Stack --episodes 1000 --out data/stack $(STACKING) $(OF_ALL_KINDS)
 	$(BIN)/rla-gym train data/stack --task Stack --out worlds/stack_encoder --encoder-only
 
-# stack_clone_<demonstrations>_<seed>
 .PRECIOUS: runs/stack_clone_%/policy.safetensors
 runs/stack_clone_%/policy.safetensors: worlds/stack_encoder/starts.safetensors
-	$(BIN)/rla-gym agent bc --world worlds/stack_encoder --demonstrations $(word 1,$(subst _, ,$*)) \
-		--seed $(word 2,$(subst _, ,$*)) --out runs/stack_clone_$*
+	$(CLONE) --world worlds/stack_encoder
 
 data/stack/complete: runs/stack_clone_10_0/policy.safetensors runs/stack_clone_24_1/policy.safetensors
 	$(BIN)/rla-gym collect Stack --episodes 1120 --out data/stack $(STACKING) --policy-folder runs/stack_clone_10_0 $(ONLY_CLONE)

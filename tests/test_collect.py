@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rla_gym.ground_truth.behaviours import BEHAVIOURS, KINDS, make_behaviour
 from rla_gym.ground_truth.collect import CollectConfig, collect
 from rla_gym.ground_truth.env import RobosuiteEnv
-from rla_gym.ground_truth.experts import make_behaviour
 from rla_gym.ground_truth.recording import PolicyBehaviour, record_episode
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
+from rla_gym.tasks import TASKS
 from world_models.data.episodes import EpisodeDataset
 
 
@@ -68,9 +69,16 @@ def test_behaviours_are_deterministic_and_within_bounds(env: RobosuiteEnv, kind:
     assert np.abs(runs[0]).max() <= 1.0
 
 
-def test_unknown_kind_is_named() -> None:
-    with pytest.raises(ValueError, match="no kind 'dance' of Lift episodes"):
-        make_behaviour("dance", np.random.default_rng(0))
+@pytest.mark.parametrize("task", TASKS)
+def test_an_unknown_kind_is_told_the_kinds_of_its_task(task: str) -> None:
+    with pytest.raises(ValueError, match=f"no kind 'dance' of {task} episodes") as error:
+        make_behaviour("dance", np.random.default_rng(0), task)
+    assert ("'place'" in str(error.value)) == (task == "Stack")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_behaviours_that_collection_can_ask_for(task: str) -> None:
+    assert {"expert", "near_miss", "play"} <= set(BEHAVIOURS[task]) <= set(KINDS) - {"policy"}
 
 
 def test_a_kind_of_another_task_is_refused_before_work_starts(tmp_path: Path) -> None:

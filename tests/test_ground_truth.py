@@ -16,8 +16,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from rla_gym.ground_truth import rendering
+from rla_gym.ground_truth.behaviours import make_behaviour
 from rla_gym.ground_truth.env import RobosuiteEnv
-from rla_gym.ground_truth.experts import make_behaviour
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE, REPORT_SEEDS, VALIDATION_SEEDS
 from rla_gym.ground_truth.vector import RobosuiteVectorEnv
 from rla_gym.tasks import get_task

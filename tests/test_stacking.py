@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from rla_gym.ground_truth.behaviours import make_behaviour
 from rla_gym.ground_truth.env import RobosuiteEnv
-from rla_gym.ground_truth.experts import make_behaviour
 from rla_gym.ground_truth.recording import record_episode, recorded_columns
 
 

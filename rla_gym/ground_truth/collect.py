@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from rla_gym.ground_truth.experts import KINDS, make_behaviour
+from rla_gym.ground_truth.behaviours import KINDS, make_behaviour
 from rla_gym.ground_truth.recording import ChunkPolicy, EpisodeRecorder, RecordedEpisode, recorded_columns
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import TaskSpec, get_task

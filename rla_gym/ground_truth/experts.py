@@ -8,14 +8,13 @@ Simulator state steers the hand only; it is no part of what a model sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
-
-KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp", "hasty_grasp", "place")
-"""Every kind of episode that collection records."""
 
 State = dict[str, np.ndarray]
 """As :meth:`rla_gym.ground_truth.env.RobosuiteEnv.simulator_state` gives it."""
@@ -255,62 +254,50 @@ class Player:
             self._gripper = -self._gripper
 
 
-def make_behaviour(kind: str, rng: np.random.Generator, task: str = "Lift") -> Behaviour:
-    """A controller for one episode of a kind.
+def _expert(rng: np.random.Generator) -> Behaviour:
+    clean = Grasp(lift_height=rng.uniform(0.11, 0.17), close_steps=int(rng.integers(5, 8)))
+    return Grasper(rng, [clean] * 3, noise=rng.uniform(0.05, 0.1), gain=rng.uniform(1.4, 1.8), vary_gripper=False)
 
-    Args:
-        kind: any of :data:`KINDS` but ``"policy"``.
-        rng: source of all chance; the controller keeps it.
-        task: name of the task.
 
-    Raises:
-        ValueError: for any other kind.
-    """
-    if task == "Stack":
-        from rla_gym.ground_truth.stacking import make_stacking
+def _noisy(rng: np.random.Generator) -> Behaviour:
+    attempt = Grasp(lift_height=rng.uniform(0.09, 0.18), close_steps=int(rng.integers(4, 9)))
+    return Grasper(
+        rng,
+        [attempt] * 3,
+        noise=rng.uniform(0.2, 0.4),
+        gain=rng.uniform(1.0, 1.8),
+        start_steps=int(rng.integers(0, 7)),
+        bursts=0.02,
+    )
 
-        stacking = make_stacking(kind, rng)
-        if stacking is not None:
-            return stacking
-    if kind == "expert":
-        clean = Grasp(lift_height=rng.uniform(0.11, 0.17), close_steps=int(rng.integers(5, 8)))
-        return Grasper(rng, [clean] * 3, noise=rng.uniform(0.05, 0.1), gain=rng.uniform(1.4, 1.8), vary_gripper=False)
-    if kind == "noisy":
-        attempt = Grasp(lift_height=rng.uniform(0.09, 0.18), close_steps=int(rng.integers(4, 9)))
-        return Grasper(
-            rng,
-            [attempt] * 3,
-            noise=rng.uniform(0.2, 0.4),
-            gain=rng.uniform(1.0, 1.8),
-            start_steps=int(rng.integers(0, 7)),
-            bursts=0.02,
-        )
-    if kind == "near_miss":
-        miss = MISSES[int(rng.integers(len(MISSES)))](rng)
-        attempts = [miss]
-        if rng.random() < 0.3:  # notices, and tries again: mostly well
-            attempts.append(Grasp() if rng.random() < 0.7 else _lateral(rng))
-        return Grasper(
-            rng,
-            attempts,
-            noise=rng.uniform(0.03, 0.2),
-            gain=rng.uniform(1.2, 1.8),
-            start_steps=int(rng.integers(0, 6)),
-        )
-    if kind == "play":
-        return Player(rng, carry=rng.random() < 0.35)
-    if kind in ("grasp", "hasty_grasp"):
-        draw = _anywhere if kind == "grasp" else _in_passing
-        return Grasper(
-            rng,
-            [draw(rng) for _ in range(3)],
-            noise=rng.uniform(0.02, 0.15),
-            gain=rng.uniform(1.0, 1.8),
-            start_steps=int(rng.integers(0, 4)),
-            vary_gripper=rng.random() < 0.5,
-        )
-    scripted = ", ".join(repr(name) for name in KINDS if name not in ("policy", "place"))
-    raise ValueError(f"no kind {kind!r} of {task} episodes: scripted are {scripted}")
+
+def _near_miss(rng: np.random.Generator) -> Behaviour:
+    miss = MISSES[int(rng.integers(len(MISSES)))](rng)
+    attempts = [miss]
+    if rng.random() < 0.3:  # notices, and tries again: mostly well
+        attempts.append(Grasp() if rng.random() < 0.7 else _lateral(rng))
+    return Grasper(
+        rng,
+        attempts,
+        noise=rng.uniform(0.03, 0.2),
+        gain=rng.uniform(1.2, 1.8),
+        start_steps=int(rng.integers(0, 6)),
+    )
+
+
+def _play(rng: np.random.Generator) -> Behaviour:
+    return Player(rng, carry=rng.random() < 0.35)
+
+
+def _grasps(draw: Callable[[np.random.Generator], Grasp], rng: np.random.Generator) -> Behaviour:
+    return Grasper(
+        rng,
+        [draw(rng) for _ in range(3)],
+        noise=rng.uniform(0.02, 0.15),
+        gain=rng.uniform(1.0, 1.8),
+        start_steps=int(rng.integers(0, 4)),
+        vary_gripper=rng.random() < 0.5,
+    )
 
 
 def _lateral(rng: np.random.Generator) -> Grasp:
@@ -379,3 +366,15 @@ MISSES: tuple[Callable[[np.random.Generator], Grasp], ...] = (
     _dropped,
     _hover,
 )
+
+LIFTING: Mapping[str, Callable[[np.random.Generator], Behaviour]] = MappingProxyType(
+    {
+        "expert": _expert,
+        "noisy": _noisy,
+        "near_miss": _near_miss,
+        "play": _play,
+        "grasp": partial(_grasps, _anywhere),
+        "hasty_grasp": partial(_grasps, _in_passing),
+    }
+)
+"""Controllers for one episode of Lift, by kind; each keeps the generator that it is given."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from rla_gym.ground_truth.behaviours import make_behaviour
 from rla_gym.ground_truth.env import RobosuiteEnv
-from rla_gym.ground_truth.experts import Behaviour, make_behaviour
+from rla_gym.ground_truth.experts import Behaviour
 from rla_gym.tasks import TaskSpec, get_task
 
 if TYPE_CHECKING:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from rla_gym.ground_truth.experts import CLOSE, MISSES, OPEN, TABLE_Z, Behaviour, Grasp, Grasper, Player, State
+from rla_gym.ground_truth.experts import CLOSE, LIFTING, MISSES, OPEN, TABLE_Z, Behaviour, Grasp, Grasper, Player, State
 
 _HALF_HEIGHTS = 0.045
 """Metres between the centres of the two cubes when one stands on the other."""
@@ -108,42 +109,44 @@ class Stacker(Grasper):
         return self._base + np.array([*self._placing.offset, _HALF_HEIGHTS + self._placing.height])
 
 
-def make_stacking(kind: str, rng: np.random.Generator) -> Behaviour | None:
-    """A controller for one Stack episode of a kind; None for kinds that are no different from Lift's.
+def _expert(rng: np.random.Generator) -> Behaviour:
+    clean = Grasp(lift_height=0.15, close_steps=int(rng.integers(5, 8)))
+    noise, gain = rng.uniform(0.03, 0.08), rng.uniform(1.5, 1.9)
+    return Stacker(rng, [clean] * 3, [Placing()], noise=noise, gain=gain, vary_gripper=False)
 
-    Args:
-        kind: of :data:`rla_gym.ground_truth.experts.KINDS`.
-        rng: source of all chance; the controller keeps it.
-    """
-    if kind == "expert":
-        clean = Grasp(lift_height=0.15, close_steps=int(rng.integers(5, 8)))
-        noise, gain = rng.uniform(0.03, 0.08), rng.uniform(1.5, 1.9)
-        return Stacker(rng, [clean] * 3, [Placing()], noise=noise, gain=gain, vary_gripper=False)
-    if kind == "noisy":
-        grasp = Grasp(lift_height=rng.uniform(0.13, 0.17), close_steps=int(rng.integers(4, 9)))
-        return Stacker(
-            rng, [grasp] * 3, [_nearly(rng, 0.008), Placing()], noise=rng.uniform(0.1, 0.3), gain=rng.uniform(1.2, 1.9),
-            start_steps=int(rng.integers(0, 6)), bursts=0.02,
-        )  # fmt: skip
-    if kind == "near_miss":
-        grasps = [Grasp(lift_height=0.15)]
-        if rng.random() < 0.35:
-            grasps = [MISSES[int(rng.integers(len(MISSES)))](rng)]
-        if rng.random() < 0.3:
-            grasps.append(Grasp(lift_height=0.15))
-        placing = _BAD_PLACINGS[int(rng.integers(len(_BAD_PLACINGS)))](rng)
-        return Stacker(
-            rng, grasps, [placing, Placing()], noise=rng.uniform(0.03, 0.15), gain=rng.uniform(1.3, 1.9),
-            start_steps=int(rng.integers(0, 5)),
-        )  # fmt: skip
-    if kind == "place":
-        return Stacker(
-            rng, [Grasp(lift_height=0.15)] * 3, [_anywhere(rng) for _ in range(3)], noise=rng.uniform(0.02, 0.1),
-            gain=rng.uniform(1.5, 1.9), vary_gripper=rng.random() < 0.5,
-        )  # fmt: skip
-    if kind == "play" and rng.random() < 0.4:  # carries the cube about and lets go of it anywhere
+
+def _noisy(rng: np.random.Generator) -> Behaviour:
+    grasp = Grasp(lift_height=rng.uniform(0.13, 0.17), close_steps=int(rng.integers(4, 9)))
+    return Stacker(
+        rng, [grasp] * 3, [_nearly(rng, 0.008), Placing()], noise=rng.uniform(0.1, 0.3), gain=rng.uniform(1.2, 1.9),
+        start_steps=int(rng.integers(0, 6)), bursts=0.02,
+    )  # fmt: skip
+
+
+def _near_miss(rng: np.random.Generator) -> Behaviour:
+    grasps = [Grasp(lift_height=0.15)]
+    if rng.random() < 0.35:
+        grasps = [MISSES[int(rng.integers(len(MISSES)))](rng)]
+    if rng.random() < 0.3:
+        grasps.append(Grasp(lift_height=0.15))
+    placing = _BAD_PLACINGS[int(rng.integers(len(_BAD_PLACINGS)))](rng)
+    return Stacker(
+        rng, grasps, [placing, Placing()], noise=rng.uniform(0.03, 0.15), gain=rng.uniform(1.3, 1.9),
+        start_steps=int(rng.integers(0, 5)),
+    )  # fmt: skip
+
+
+def _place_anywhere(rng: np.random.Generator) -> Behaviour:
+    return Stacker(
+        rng, [Grasp(lift_height=0.15)] * 3, [_anywhere(rng) for _ in range(3)], noise=rng.uniform(0.02, 0.1),
+        gain=rng.uniform(1.5, 1.9), vary_gripper=rng.random() < 0.5,
+    )  # fmt: skip
+
+
+def _play(rng: np.random.Generator) -> Behaviour:
+    if rng.random() < 0.4:  # carries the cube about and lets go of it anywhere
         return Player(rng, carry=True)
-    return None
+    return LIFTING["play"](rng)
 
 
 def _nearly(rng: np.random.Generator, spread: float) -> Placing:
@@ -179,3 +182,15 @@ _BAD_PLACINGS: tuple[Callable[[np.random.Generator], Placing], ...] = (
     _from_above,
     _on_the_way,
 )
+
+STACKING: Mapping[str, Callable[[np.random.Generator], Behaviour]] = MappingProxyType(
+    {
+        **LIFTING,
+        "expert": _expert,
+        "noisy": _noisy,
+        "near_miss": _near_miss,
+        "place": _place_anywhere,
+        "play": _play,
+    }
+)
+"""Controllers for one episode of Stack, by kind; each keeps the generator that it is given."""

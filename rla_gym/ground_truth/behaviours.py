@@ -1,0 +1,36 @@
+"""Which kinds of episode a task has, and the scripted controller of each: data about tasks, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from rla_gym.ground_truth.experts import LIFTING, Behaviour
+from rla_gym.ground_truth.stacking import STACKING
+from rla_gym.tasks import get_task
+
+BEHAVIOURS: Mapping[str, Mapping[str, Callable[[np.random.Generator], Behaviour]]] = MappingProxyType(
+    {"Lift": LIFTING, "Stack": STACKING}
+)
+"""Task -> kind of episode -> what makes its controller."""
+KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp", "hasty_grasp", "place")
+"""Every kind of episode that collection records; ``policy`` is a roll-out of a policy, in any task."""
+
+
+def make_behaviour(kind: str, rng: np.random.Generator, task: str = "Lift") -> Behaviour:
+    """A controller for one episode of a kind.
+
+    Args:
+        kind: a scripted kind of the task.
+        rng: source of all chance; the controller keeps it.
+        task: name of the task.
+
+    Raises:
+        ValueError: there is no such task, or it has no such kind.
+    """
+    behaviours = BEHAVIOURS[get_task(task).name]
+    if kind not in behaviours:
+        raise ValueError(f"no kind {kind!r} of {task} episodes: scripted are {', '.join(map(repr, behaviours))}")
+    return behaviours[kind](rng)
