@@ -170,8 +170,10 @@ def fit_success_detector(
     """Trains a :class:`SuccessDetector` from the label "this episode succeeded" and nothing finer.
 
     An episode's label says whether its last frame shows success. Positive are the last ``final_frames`` frames of
-    successful episodes; negative are the last ``2 * final_frames`` of failed ones and the first two fifths of all. The
-    frames between are left out: nobody said when success came, and a failed episode may have lifted and dropped.
+    successful episodes; negative are all frames of failed ones and the first two fifths of all. The later frames of a
+    success are left out: nobody said when it came. Some failures lifted and dropped, but such frames are few among
+    those of failures; were the middle of failures left out, whatever comes only there and in successes, such as a hand
+    that lets go, would count as success.
     Only episodes of the "train" split are trained on; the threshold is chosen on "validation"; "report" is not read.
 
     Args:
@@ -265,9 +267,9 @@ def _labelled_frames(
         frames = torch.as_tensor(read(index)).detach().cpu().half()
         count = len(frames)
         early = (2 * count + 4) // 5
-        final = min(final_frames if success[index] else 2 * final_frames, count - early)
-        positive = torch.full((count,), bool(success[index])) & (torch.arange(count) >= count - final)
-        keep = (torch.arange(count) < early) | (torch.arange(count) >= count - final)
+        positive = torch.full((count,), bool(success[index]))
+        positive[: count - min(final_frames, count - early)] = False
+        keep = positive | (torch.arange(count) < (early if success[index] else count))
         features.append(frames[keep])
         labels.append(positive[keep])
         indices.append(torch.full((int(keep.sum()),), index))

@@ -126,7 +126,7 @@ def episodes(count: int, *, seed: int = 0) -> tuple[list[torch.Tensor], np.ndarr
 
 @pytest.fixture(scope="module")
 def fitted() -> tuple[SuccessDetector, dict]:
-    return fit_success_detector(*episodes(240), batch_size=64)
+    return fit_success_detector(*episodes(480), batch_size=64)
 
 
 def test_the_detector_learns_success_from_episode_labels(fitted: tuple[SuccessDetector, dict]) -> None:
@@ -145,9 +145,21 @@ def test_the_detector_learns_success_from_episode_labels(fitted: tuple[SuccessDe
     assert ((probability >= 0) & (probability <= 1)).all()
 
 
+def test_what_comes_in_the_midst_of_failures_is_no_success() -> None:
+    features, successes, splits = episodes(480)
+    for frames, success in zip(features, successes, strict=True):
+        frames[14:, 4, 1] -= 1.5 * success  # the object tells less
+        frames[14:, 2, 0] += 6.0  # the hand lets go, whatever comes of it,
+        if not success:
+            frames[18:, 2, 0] -= 6.0  # and in failures tries again at the end
+    detector, _ = fit_success_detector(features, successes, splits, batch_size=64)
+    letting_go = torch.stack([frames[15] for frames, success in zip(features, successes, strict=True) if not success])
+    assert detector.success(letting_go).float().mean() < 0.4
+
+
 def test_the_same_seed_fits_the_same_detector(fitted: tuple[SuccessDetector, dict]) -> None:
     before = torch.random.get_rng_state()
-    again, metrics = fit_success_detector(*episodes(240), batch_size=64)
+    again, metrics = fit_success_detector(*episodes(480), batch_size=64)
     assert metrics == fitted[1]
     for one, other in zip(again.parameters(), fitted[0].parameters(), strict=True):
         assert torch.equal(one, other)

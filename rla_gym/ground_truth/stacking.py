@@ -26,12 +26,14 @@ class Placing:
         drop_steps: control steps after the way over begins at which the hand opens, wherever it is; None: never.
         open_within: metres from its place at which the hand opens, on the straight way there; None: it goes over the
             place, then down, and opens where it arrives.
+        release_steps: control steps that the hand stays where it opened, before it leaves.
     """
 
     offset: tuple[float, float] = (0.0, 0.0)
     height: float = 0.0
     drop_steps: int | None = None
     open_within: float | None = None
+    release_steps: int = 4
 
 
 class Stacker(Grasper):
@@ -92,7 +94,7 @@ class Stacker(Grasper):
         return self._let_go_at, OPEN
 
     def _release(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
-        if self._steps >= 4:
+        if self._steps >= self._placing.release_steps:
             self._enter("leave")
         return self._let_go_at, OPEN
 
@@ -137,9 +139,11 @@ def _near_miss(rng: np.random.Generator) -> Behaviour:
 
 
 def _place_anywhere(rng: np.random.Generator) -> Behaviour:
+    """One try: a hand that went back down where the cube fell would tell the outcome by its actions."""
+    grasp = Grasp((rng.uniform(-0.02, 0.02), rng.uniform(-0.01, 0.01)), rng.uniform(-0.005, 0.01), lift_height=0.15)
     return Stacker(
-        rng, [Grasp(lift_height=0.15)] * 3, [_anywhere(rng) for _ in range(3)], noise=rng.uniform(0.02, 0.1),
-        gain=rng.uniform(1.5, 1.9), vary_gripper=rng.random() < 0.5,
+        rng, [grasp], [_anywhere(rng)], noise=rng.uniform(0.02, 0.15), gain=rng.uniform(1.0, 1.9),
+        start_steps=int(rng.integers(0, 20)), vary_gripper=rng.random() < 0.5,
     )  # fmt: skip
 
 
@@ -164,7 +168,8 @@ def _anywhere(rng: np.random.Generator) -> Placing:
     size, angle = rng.uniform(0.0, 0.055), rng.uniform(0, 2 * np.pi)
     within = rng.uniform(0.01, 0.03) if rng.random() < 0.5 else None
     offset = (size * np.cos(angle), size * np.sin(angle))
-    return Placing(offset, rng.uniform(-0.002, 0.015), open_within=within)
+    release_steps = int(rng.integers(2, 24))
+    return Placing(offset, rng.uniform(-0.002, 0.015), open_within=within, release_steps=release_steps)
 
 
 def _from_above(rng: np.random.Generator) -> Placing:
