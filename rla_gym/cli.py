@@ -20,7 +20,7 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
   agent bc|ppo|sb3|iql|plan|blind
                            train a policy on a world's demonstrations, in its dream, or on its data; or plan in it
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|latent-actions|reward-alignment|ablation|encoders|transfer|ranking|speed|training
+  bench fidelity|interventions|latent-actions|reward-alignment|ablation|encoders|transfer|ranking|speed|training
                            measure a world, its rewards and its speed, what a training costs, compare recipes or
                            encoders, or what policies are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
@@ -112,6 +112,7 @@ def _evaluate(arguments: list[str]) -> None:
 BENCHES = {
     # name: (config in benchmarks.<name>, field that a leading bare word fills)
     "fidelity": ("FidelityConfig", "data"),
+    "interventions": ("InterventionsConfig", "data"),
     "latent-actions": ("LatentActionsConfig", "data"),
     "reward-alignment": ("RewardAlignmentConfig", "data"),
     "ablation": ("AblationConfig", "worlds"),

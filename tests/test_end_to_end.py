@@ -98,6 +98,17 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ("sparse", "success_auroc", "dreamed, flow") in told
     assert rewards.with_suffix(".png").stat().st_size > 10_000
 
+    branched = tmp_path / "interventions.json"
+    rla_gym_command(monkeypatch, "bench", "interventions", data, "--world", world, "--split", "all", "--out", branched,
+                    "--no-progress")  # fmt: skip
+    outcomes = [row for row in json.loads(branched.read_text()) if row["metric"].endswith("success_rate")]
+    closings = {(row["method"], row["setting"]): 0 for row in outcomes}
+    for row in outcomes:
+        closings[row["method"], row["setting"]] += row["n"]
+    # Every moment is judged under both choices of actions, by every method: none is lost in the replay.
+    assert closings["flow", "gripper closes,actions=own"] >= 6
+    assert len({n for (_, setting), n in closings.items() if "closes" in setting}) == 1
+
     readouts = tmp_path / "latent_actions.json"
     rla_gym_command(monkeypatch, "bench", "latent-actions", data, "--world", world, "--out", readouts)
     assert {row["metric"] for row in json.loads(readouts.read_text())} >= {"cube_motion_r2", "elapsed_frames_r2"}

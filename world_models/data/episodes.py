@@ -66,6 +66,7 @@ class EpisodeDataset:
         camera: key of the video that is read.
         lengths: (N,) int64, T of every episode.
         kinds: N strings.
+        seeds: N reset seeds of the simulator; None where the dataset does not say.
         successes: (N,) bool.
         num_frames: T summed over all episodes.
 
@@ -92,6 +93,7 @@ class EpisodeDataset:
         self.lengths = np.array([row["length"] for row in self._rows], np.int64)
         self.num_frames = int(self.lengths.sum())
         self.kinds = [str(row.get("kind") or "unknown") for row in self._rows]
+        self.seeds: list[int | None] = [row.get("seed") for row in self._rows]
         self.successes = self._read_successes()
         splits = [row.get("split") or split_of(index) for index, row in enumerate(self._rows)]
         self._splits = np.array(splits, dtype=object)
