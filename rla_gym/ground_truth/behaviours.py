@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from rla_gym.ground_truth.experts import LIFTING, Behaviour
+from rla_gym.ground_truth.experts import LIFTING, Behaviour, Grasper
 from rla_gym.ground_truth.stacking import STACKING
 from rla_gym.tasks import get_task
 
@@ -19,13 +19,15 @@ KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp", "hasty_grasp
 """Every kind of episode that collection records; ``policy`` is a roll-out of a policy, in any task."""
 
 
-def make_behaviour(kind: str, rng: np.random.Generator, task: str = "Lift") -> Behaviour:
+def make_behaviour(kind: str, rng: np.random.Generator, task: str = "Lift", *, guessing: bool = False) -> Behaviour:
     """A controller for one episode of a kind.
 
     Args:
         kind: a scripted kind of the task.
         rng: source of all chance; the controller keeps it.
         task: name of the task.
+        guessing: it does not look whether a cube is held or stands, see
+            :meth:`rla_gym.ground_truth.experts.Grasper.guess`; without effect on what never looks.
 
     Raises:
         ValueError: there is no such task, or it has no such kind.
@@ -33,4 +35,7 @@ def make_behaviour(kind: str, rng: np.random.Generator, task: str = "Lift") -> B
     behaviours = BEHAVIOURS[get_task(task).name]
     if kind not in behaviours:
         raise ValueError(f"no kind {kind!r} of {task} episodes: scripted are {', '.join(map(repr, behaviours))}")
-    return behaviours[kind](rng)
+    behaviour = behaviours[kind](rng)
+    if guessing and isinstance(behaviour, Grasper):
+        behaviour.guess()
+    return behaviour

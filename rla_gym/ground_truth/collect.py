@@ -61,6 +61,8 @@ class CollectConfig:
         grasp: share of grasps anywhere about the object, up to three an episode, some of which hold.
         hasty_grasp: share of the same on the straight way there, closing before the hand has arrived, as policies do.
         place: share of clean grasps after which the object is put down anywhere about its goal; for Stack.
+        guessing: share of the scripted episodes, the expert's left out, whose script does not look whether the cube is
+            held or stands, but goes on by a guess, so that its actions do not tell the outcome.
         policy: share of roll-outs of a policy; needs the ``policy`` argument of :func:`collect`.
         policy_noise: standard deviation of the action noise in roll-outs of the policy.
     """
@@ -80,6 +82,7 @@ class CollectConfig:
     grasp: float = 0.0
     hasty_grasp: float = 0.0
     place: float = 0.0
+    guessing: float = 0.0
     policy: float = 0.0
     policy_noise: float = 0.2
 
@@ -98,6 +101,10 @@ class CollectConfig:
             if point < 0:
                 return kind
         return max(self.shares(), key=lambda kind: self.shares()[kind])  # rounding at the very end
+
+    def guesses(self, index: int) -> bool:
+        """Whether the script of episode ``index`` guesses what it could look at."""
+        return self.kind(index) != "expert" and np.random.default_rng([self.seed, index, 1]).random() < self.guessing
 
     def reset_seed(self, index: int) -> int:
         """The environment's reset seed of episode ``index``, different for every index."""
@@ -167,6 +174,8 @@ def _checked_task(config: CollectConfig, policy: ChunkPolicy | None) -> TaskSpec
     weights = {kind: getattr(config, kind) for kind in KINDS}
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or sum(weights.values()) <= 0:
         raise ValueError(f"the shares of the kinds must be numbers >= 0 and not all 0, got {weights}")
+    if not 0 <= config.guessing <= 1:
+        raise ValueError(f"guessing is a share of the scripted episodes, from 0 to 1, got {config.guessing}")
     for kind, weight in weights.items():
         if weight > 0 and kind != "policy":
             make_behaviour(kind, np.random.default_rng(0), task.name)
@@ -205,8 +214,8 @@ def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: 
         settings["policy_name"] = str(getattr(policy, "name", type(policy).__name__))
     path = Path(config.out) / _SETTINGS_FILE
     parts = json.loads(path.read_text()) if path.exists() else []
-    for part in parts:  # a kind that did not exist then had no share
-        part["settings"] = {**dict.fromkeys(KINDS, 0.0), **part["settings"]}
+    for part in parts:  # what did not exist then had no share
+        part["settings"] = {**dict.fromkeys((*KINDS, "guessing"), 0.0), **part["settings"]}
     if not parts:
         if any(writer.has(index) for index in range(config.episodes)):
             raise ValueError(f"{config.out} holds episodes but no {_SETTINGS_FILE}: collect into another folder")

@@ -23,10 +23,12 @@ _DELTA = 0.05
 """Metres that the controller aims ahead at action 1."""
 TABLE_Z = 0.8
 """Height of the table, metres."""
-_CUBE_Z = 0.82
+CUBE_Z = 0.82
 """Height of the cube's centre when it lies on the table."""
 OPEN, CLOSE = -1.0, 1.0
 """Commands of the gripper."""
+_GUESSED_HELD = 0.6
+"""How often a guess is that the fingers hold the cube."""
 
 
 class Behaviour(Protocol):
@@ -115,6 +117,15 @@ class Grasper:
         self._closing_at = np.zeros(3)
         self._nearest = np.inf
         self._lift_xy = np.zeros(2)
+        self._guesses = False
+        self._guessed: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def guess(self) -> None:
+        """From now on do not look whether the cube is held, but guess: what is done next must not tell.
+
+        Where actions follow the outcome, a model of the data need not learn what the outcome follows from.
+        """
+        self._guesses = True
 
     @property
     def phase(self) -> str:
@@ -128,9 +139,21 @@ class Grasper:
             return self._command(self._start_motion, OPEN)
         grasp = self._attempts[self._attempt]
         eef, cube = state["eef_position"], state["cube_position"]
+        seen = cube if self._guessed is None else self._guessed(eef)
         self._steps += 1
-        target, gripper = getattr(self, f"_{self._phase}")(grasp, eef, cube)
+        phase = self._phase
+        target, gripper = getattr(self, f"_{phase}")(grasp, eef, seen)
+        if self._guesses and self._phase != phase:
+            self._guessed = self._guess_cube(eef, cube)
         return self._command(self._gain * (target - eef) / _DELTA, gripper)
+
+    def _guess_cube(self, eef: np.ndarray, cube: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Where the cube is thought to be in the phase that begins, by the place of the hand; None: one looks."""
+        if self._phase != "lift":
+            return None if self._phase == "reach" else self._guessed
+        if self._rng.random() < _GUESSED_HELD:
+            return lambda hand: hand + cube - eef
+        return lambda hand: cube
 
     def _enter(self, phase: str) -> None:
         self._phase, self._steps, self._nearest = phase, 0, np.inf
@@ -169,7 +192,7 @@ class Grasper:
 
     def _lift(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
         released = grasp.release_steps is not None and self._steps >= grasp.release_steps
-        left_behind = eef[2] > _CUBE_Z + 0.045 and eef[2] - cube[2] > 0.05
+        left_behind = eef[2] > CUBE_Z + 0.045 and eef[2] - cube[2] > 0.05
         wait = 4 if released else 2
         if left_behind and self._steps >= wait + (grasp.release_steps or 0) and self._more_attempts():
             self._attempt += 1
@@ -180,7 +203,7 @@ class Grasper:
     def _retreat(self, grasp: Grasp, eef: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, float]:
         if self._steps >= 3:
             self._enter("reach")
-        return np.array([*eef[:2], _CUBE_Z + 0.07]), OPEN
+        return np.array([*eef[:2], CUBE_Z + 0.07]), OPEN
 
     def _more_attempts(self) -> bool:
         return self._attempt + 1 < len(self._attempts)

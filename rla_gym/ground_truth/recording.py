@@ -171,5 +171,5 @@ class EpisodeRecorder:
             assert self._policy is not None
             behaviour: Behaviour = PolicyBehaviour(self._env, self._policy, rng, config.policy_noise)
         else:
-            behaviour = make_behaviour(kind, rng, config.task)
+            behaviour = make_behaviour(kind, rng, config.task, guessing=config.guesses(index))
         return RecordedEpisode(index, kind, seed, record_episode(self._env, behaviour, config.length))

@@ -8,12 +8,26 @@ from types import MappingProxyType
 
 import numpy as np
 
-from rla_gym.ground_truth.experts import CLOSE, LIFTING, MISSES, OPEN, TABLE_Z, Behaviour, Grasp, Grasper, Player, State
+from rla_gym.ground_truth.experts import (
+    CLOSE,
+    CUBE_Z,
+    LIFTING,
+    MISSES,
+    OPEN,
+    TABLE_Z,
+    Behaviour,
+    Grasp,
+    Grasper,
+    Player,
+    State,
+)
 
 _HALF_HEIGHTS = 0.045
 """Metres between the centres of the two cubes when one stands on the other."""
 _CARRY_Z = TABLE_Z + 0.105
 """Height of the carried cube's centre: its lower edge is 3 cm above the other cube."""
+_GUESSED_STANDING = 0.6
+"""How often a guess is that the cube stands where it was let go."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,13 @@ class Stacker(Grasper):
                 self._placing = self._later_placings.pop(0)
             self._enter("reach")
         return np.array([*self._let_go_at[:2], _CARRY_Z + 0.06]), OPEN
+
+    def _guess_cube(self, eef: np.ndarray, cube: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+        if self._phase != "release":
+            return super()._guess_cube(eef, cube)
+        if self._rng.random() < _GUESSED_STANDING:
+            return lambda hand: self._place()
+        return lambda hand: np.array([*cube[:2], CUBE_Z])
 
     def _place(self) -> np.ndarray:
         """Where the carried cube's centre is to come."""
