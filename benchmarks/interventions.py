@@ -21,6 +21,7 @@ from tqdm import tqdm
 from agents.evaluate import command_line, describe_hardware
 from agents.statistics import resampled_means, wilson_interval
 from benchmarks.moments import Moment, Replay, exchanged, find_moments, replay
+from benchmarks.plots import plot_bars
 from benchmarks.results import Row, print_rows, today, write_rows
 from rewards import SuccessDetector
 from rla_gym.ground_truth.env import RobosuiteEnv
@@ -72,7 +73,7 @@ class Branches:
 
 
 def run(config: InterventionsConfig) -> list[Row]:
-    """Measure, print, write JSON; returns the rows.
+    """Measure, print, write JSON and picture; returns the rows.
 
     Raises:
         ValueError: fewer than two chunks, no such split, data that `rla-gym collect` did not record, or in which the
@@ -113,6 +114,7 @@ def run(config: InterventionsConfig) -> list[Row]:
             if method != "real frames":
                 rows.append(_token_row(reached[chosen], branches.reached[chosen], start[chosen], config.seed, rest))
     write_rows(config.out, rows)
+    plot_bars(rows, config.out.with_suffix(".png"))
     for gripper in dict.fromkeys(whose):
         part = [row for row in rows if row.setting.startswith(f"gripper {gripper}")]
         title = f"{(whose == gripper).sum()} moments at which the gripper {gripper}, {config.split} episodes: success "

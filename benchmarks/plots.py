@@ -110,12 +110,13 @@ def _save(figure, path: Path) -> None:
     temporary.replace(path)
 
 
-def plot_reward_alignment(rows: list[Row], path: Path) -> None:
-    """One panel per metric: a bar per reward and kind of frames, with 95 % intervals."""
+def plot_bars(rows: list[Row], path: Path) -> None:
+    """One panel per metric: a bar per method and setting, with 95 % intervals."""
     metrics, methods, settings = (
         list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("metric", "method", "setting")
     )
-    figure, axes = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 3.6), constrained_layout=True)
+    size = (3.4 * len(metrics), 3.6)
+    figure, (axes,) = plt.subplots(1, len(metrics), figsize=size, constrained_layout=True, squeeze=False)
     for axis, metric in zip(axes, metrics, strict=True):
         for offset, setting in enumerate(settings):
             chosen = {row.method: row for row in rows if row.metric == metric and row.setting == setting}

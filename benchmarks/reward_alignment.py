@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.evaluate import command_line, describe_hardware
 from benchmarks.held_out import HeldOut, held_out_episodes
-from benchmarks.plots import plot_reward_alignment
+from benchmarks.plots import plot_bars
 from benchmarks.results import Row, print_rows, today, write_rows
 from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, auroc, simulator_states
 from rewards import SuccessDetector, make_reward
@@ -98,7 +98,7 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
                         config.split, "1", *facts)
                 )  # fmt: skip
     write_rows(config.out, rows)
-    plot_reward_alignment(rows, config.out.with_suffix(".png"))
+    plot_bars(rows, config.out.with_suffix(".png"))
     print_rows(rows, f"rewards, {len(solved)} {config.split} episodes")
     return rows
 

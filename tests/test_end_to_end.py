@@ -101,6 +101,7 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     branched = tmp_path / "interventions.json"
     rla_gym_command(monkeypatch, "bench", "interventions", data, "--world", world, "--split", "all", "--out", branched,
                     "--no-progress")  # fmt: skip
+    assert branched.with_suffix(".png").stat().st_size > 10_000
     outcomes = [row for row in json.loads(branched.read_text()) if row["metric"].endswith("success_rate")]
     closings = {(row["method"], row["setting"]): 0 for row in outcomes}
     for row in outcomes:
