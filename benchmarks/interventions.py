@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from benchmarks.plots import plot_bars
 from benchmarks.results import Row, print_rows, today, write_rows
 from rewards import SuccessDetector
 from rla_gym.ground_truth.env import RobosuiteEnv
+from rla_gym.tasks import get_task
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
 from world_models.open_loop import open_loop
@@ -76,8 +78,8 @@ def run(config: InterventionsConfig) -> list[Row]:
     """Measure, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: fewer than two chunks, no such split, data that `rla-gym collect` did not record, or in which the
-            gripper changes near the cube less than twice.
+        ValueError: fewer than two chunks, no such split, data of another task or that `rla-gym collect` did not
+            record, or in which the gripper changes near the cube less than twice.
         ImportError: robosuite is not installed.
     """
     if config.chunks < 2:
@@ -85,12 +87,16 @@ def run(config: InterventionsConfig) -> list[Row]:
     folder = world_folder(config.world)
     dataset, world = EpisodeDataset(config.data), read_config(folder)
     moments = find_moments(dataset, config.split, config.chunks * world.chunk_length)
+    if dataset.columns["simulator.state"] != (get_task(world.task).state_dim,):
+        raise ValueError(
+            f"{config.data} was recorded of another task than that of the world {config.world}, {world.task}"
+        )
+    models = {name: load_model(folder, name) for name in dynamics_in(folder)}
+    detector = SuccessDetector.load(folder)
     moments, replays = _replay_all(config, dataset, moments, world.task, world.chunk_length)
     features = torch.from_numpy(cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache"))
     first = episode_offsets(dataset.lengths)[[moment.episode for moment in moments]] + [m.frame for m in moments]
     start = features[first].float()
-    models = {name: load_model(folder, name) for name in dynamics_in(folder)}
-    detector = SuccessDetector.load(folder)
     shape = (len(moments), config.chunks, world.chunk_length, -1)
     settings = {
         "own": _recorded(dataset, moments, features, shape),
@@ -127,12 +133,11 @@ def _replay_all(
     config: InterventionsConfig, dataset: EpisodeDataset, moments: list[Moment], task: str, chunk_length: int
 ) -> tuple[list[Moment], list[Replay]]:
     """Every moment with actions exchanged; those that cannot be replayed are left out."""
-    env = RobosuiteEnv(task, obs="rgb", chunk_length=chunk_length)
     others = exchanged(moments, np.random.default_rng(config.seed))
     pairs = tqdm(zip(moments, others, strict=True), "replay", len(moments), disable=not config.progress, unit="moment")
     span = config.chunks * chunk_length
-    found = [(moment, replay(env, dataset, moment, other, chunk_length, span)) for moment, other in pairs]
-    env.close()
+    with closing(RobosuiteEnv(task, obs="rgb", chunk_length=chunk_length)) as env:
+        found = [(moment, replay(env, dataset, moment, other, chunk_length, span)) for moment, other in pairs]
     kept = [(moment, ended) for moment, ended in found if ended is not None]
     if len(kept) < len(found):
         print(f"left out: {len(found) - len(kept)} of {len(found)} moments; their replays differ from the recordings")
