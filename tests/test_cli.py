@@ -30,7 +30,8 @@ def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (["agent", "dqn"], "one of bc, ppo, sb3, iql, plan, blind, not 'dqn'"),
         (
             ["bench"],
-            "one of fidelity, latent-actions, reward-alignment, ablation, encoders, transfer, ranking, speed, training",
+            "one of fidelity, interventions, latent-actions, reward-alignment, ablation, encoders, transfer, ranking, "
+            "speed, training",
         ),
         (["bench", "transfer", "--methods", "iql"], "pass --data"),
         (["train", "/nothing/here", "--out", "/tmp/never"], "rla-gym collect"),
