@@ -185,9 +185,10 @@ def test_more_episodes_and_other_settings(env: RobosuiteEnv, tmp_path: Path, cap
 def test_interrupted_collection_is_valid_and_goes_on(env: RobosuiteEnv, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import pathlib, sys\n"
+        "import pathlib, signal, sys\n"
         "from rla_gym.ground_truth.collect import CollectConfig, collect\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a suite in the background inherits SIG_IGN
         "    collect(CollectConfig(episodes=300, length=4, workers=1, out=pathlib.Path(sys.argv[1])))\n"
     )
     out = tmp_path / "data"

@@ -179,9 +179,10 @@ def test_processes_end_with_close_with_the_object_and_with_a_failure(env: Robosu
 
 
 SCRIPT = """
-import multiprocessing
+import multiprocessing, signal
 import gymnasium as gym, numpy as np, rla_gym
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits SIG_IGN
     envs = gym.make_vec("Robosuite-Lift-v0", num_envs=2, obs="last_action", vectorization="async")
     envs.reset(seed=0)
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
