@@ -90,7 +90,8 @@ def plot_success(rows: list[Row], path: Path) -> None:
         axis.plot([low, high], [position, position], color="black", linewidth=1.5)
         mine = [other for other in rows if other.method == row.method]
         seeds = [other.value for other in mine if other.metric == "success_rate" and "seed=" in other.setting]
-        axis.plot(seeds, [position] * len(seeds), "o", color="white", markeredgecolor="black", markersize=5, clip_on=False)
+        spots = [position] * len(seeds)
+        axis.plot(seeds, spots, "o", color="white", markeredgecolor="black", markersize=5, clip_on=False)
         dream = [other.value for other in mine if other.metric == "dream_success_rate" and "seed=" not in other.setting]
         axis.plot(dream, [position] * len(dream), "D", color="#d9730d", markersize=7, clip_on=False)
     axis.plot([], [], "D", color="#d9730d", label="in the dream")
