@@ -75,32 +75,22 @@ def _train(arguments: list[str]) -> None:
         fit_world_success(config.out, config.data, config.cache, chunks=episode_chunks(config.task))
 
 
+AGENTS = {
+    # name: (module, config, function, field that a leading bare word fills, what it does)
+    "bc": ("agents.bc", "BCConfig", "train_bc", None, "clone a world's demonstrations"),
+    "ppo": ("agents.ppo", "PPOConfig", "train_ppo", None, "fine-tune a clone in the dream, by PPO on the device"),
+    "sb3": ("agents.sb3_ppo", "SB3PPOConfig", "train_sb3_ppo", None, "train in the dream by Stable-Baselines3's PPO"),
+    "iql": ("agents.iql", "IQLConfig", "train_iql", "data", "implicit Q-learning on a dataset, without the dream"),
+    "plan": ("agents.planner", "PlannerConfig", "make_planner", "policy", "plan in the dream about a policy"),
+    "blind": ("agents.blind", "BlindConfig", "make_blind", None, "replay the demonstrations' mean actions"),
+}
+
+
 def _agent(arguments: list[str]) -> None:
-    name, rest = _choose("agent", arguments, ("bc", "ppo", "sb3", "iql", "plan", "blind"))
-    if name == "bc":
-        from agents.bc import BCConfig, train_bc
-
-        train_bc(_configure(BCConfig, rest))
-    elif name == "ppo":
-        from agents.ppo import PPOConfig, train_ppo
-
-        train_ppo(_configure(PPOConfig, rest))
-    elif name == "sb3":
-        from agents.sb3_ppo import SB3PPOConfig, train_sb3_ppo
-
-        train_sb3_ppo(_configure(SB3PPOConfig, rest))
-    elif name == "iql":
-        from agents.iql import IQLConfig, train_iql
-
-        train_iql(_configure(IQLConfig, rest, "data"))
-    elif name == "plan":
-        from agents.planner import PlannerConfig, make_planner
-
-        make_planner(_configure(PlannerConfig, rest, "policy"))
-    else:
-        from agents.blind import BlindConfig, make_blind
-
-        make_blind(_configure(BlindConfig, rest))
+    name, rest = _choose("agent", arguments, {name: entry[-1] for name, entry in AGENTS.items()})
+    module, config, function, positional, _ = AGENTS[name]
+    agent = importlib.import_module(module)
+    getattr(agent, function)(_configure(getattr(agent, config), rest, positional))
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -110,23 +100,23 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 BENCHES = {
-    # name: (config in benchmarks.<name>, field that a leading bare word fills)
-    "fidelity": ("FidelityConfig", "data"),
-    "interventions": ("InterventionsConfig", "data"),
-    "latent-actions": ("LatentActionsConfig", "data"),
-    "reward-alignment": ("RewardAlignmentConfig", "data"),
-    "ablation": ("AblationConfig", "worlds"),
-    "encoders": ("EncodersConfig", "data"),
-    "transfer": ("TransferConfig", None),
-    "ranking": ("RankingConfig", "policies"),
-    "speed": ("SpeedConfig", None),
-    "training": ("TrainingConfig", "data"),
+    # name: (config in benchmarks.<name>, field that a leading bare word fills, what it measures)
+    "fidelity": ("FidelityConfig", "data", "how faithful a world is to held-out episodes, stage by stage"),
+    "interventions": ("InterventionsConfig", "data", "what it foretells once the actions are exchanged"),
+    "latent-actions": ("LatentActionsConfig", "data", "what latent actions tell of motion and time"),
+    "reward-alignment": ("RewardAlignmentConfig", "data", "rewards against true progress and success"),
+    "ablation": ("AblationConfig", "worlds", "worlds of different recipes in one table"),
+    "encoders": ("EncodersConfig", "data", "encoders through the same pipeline"),
+    "transfer": ("TransferConfig", None, "what policies trained in the dream are worth in the simulator"),
+    "ranking": ("RankingConfig", "policies", "whether the dream ranks policies as the simulator does"),
+    "speed": ("SpeedConfig", None, "control steps per second, beside the simulator and video diffusion"),
+    "training": ("TrainingConfig", "data", "throughput of every stage of the training"),
 }
 
 
 def _bench(arguments: list[str]) -> None:
-    name, rest = _choose("bench", arguments, tuple(BENCHES))
-    config, positional = BENCHES[name]
+    name, rest = _choose("bench", arguments, {name: entry[-1] for name, entry in BENCHES.items()})
+    config, positional, _ = BENCHES[name]
     bench = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
     bench.run(_configure(getattr(bench, config), rest, positional))
 
@@ -149,7 +139,14 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }  # fmt: skip
 
 
-def _choose(command: str, arguments: list[str], names: tuple[str, ...]) -> tuple[str, list[str]]:
+def _choose(command: str, arguments: list[str], names: dict[str, str]) -> tuple[str, list[str]]:
+    """The sub-command and its arguments; asked for help, prints what each of ``names`` does and exits."""
+    if arguments and arguments[0] in {"-h", "--help"}:
+        print(f"usage: rla-gym {command} NAME [ARGUMENTS]", f"    (rla-gym {command} NAME --help says everything)\n")
+        width = max(map(len, names))
+        for name, line in names.items():
+            print(f"  {name:<{width}}  {line}")
+        sys.exit(0)
     if not arguments or arguments[0] not in names:
         found = f"not {arguments[0]!r}" if arguments else "and got none"
         raise ValueError(f"rla-gym {command} takes one of {', '.join(names)}, {found}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,28 @@ def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     run(monkeypatch, "--help")
     printed = capsys.readouterr().out
     assert all(f"\n  {name}" in printed for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "names"), [("agent", cli.AGENTS), ("bench", cli.BENCHES)])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_of_a_family_lists_its_members(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, names: dict, flag: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, command, flag)
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in names)
+
+
+def test_members_of_a_family_exist() -> None:
+    pytest.importorskip("matplotlib", reason='agents are not installed: pip install "rla-gym[agents]"')
+    for module, config, function, *_ in cli.AGENTS.values():
+        agent = importlib.import_module(module)
+        assert callable(getattr(agent, config))
+        assert callable(getattr(agent, function))
+    for name, (config, *_) in cli.BENCHES.items():
+        assert callable(getattr(importlib.import_module(f"benchmarks.{name.replace('-', '_')}"), config))
 
 
 @pytest.mark.parametrize(
