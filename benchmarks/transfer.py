@@ -34,6 +34,7 @@ Method = Literal[
     "ppo",
     "ppo_regression",
     "ppo_simulator",
+    "ppo_simulator_equal_steps",
     "iql_ppo",
 ]
 Interval = tuple[float, float | None, float | None]
@@ -41,6 +42,8 @@ METHODS: tuple[Method, ...] = ("blind", "bc", "ppo", "ppo_regression")
 """What is compared by default: no more than the world itself is needed for."""
 SIMULATORS = 4
 """Side by side, where PPO trains in the simulator; an iteration has as many decisions as in the dream."""
+IN_SIMULATOR = ("ppo_simulator", "ppo_simulator_equal_steps")
+"""Methods that train in the simulator itself: what a dream spares."""
 BASELINES = ("bc", "iql")
 """What never met the dream: others are set against these, episode by episode, where they are in the table."""
 ON_ALL_EPISODES = ("iql", "iql_ppo")
@@ -59,7 +62,8 @@ class TransferConfig:
         methods: rows of the table. ``bc_videos`` also learns from the frames of ``videos`` further demonstrations.
             ``ppo`` trains in the flow, ``cem`` and ``mppi`` plan in it; those that end in ``_regression`` do so in the
             regression. ``ppo_simulator`` trains in the simulator, for as many seconds as ``ppo`` took with the same
-            seed, always in the standard placement and with the simulator's true success. ``iql`` is offline
+            seed, always in the standard placement and with the simulator's true success;
+            ``ppo_simulator_equal_steps`` for as many control steps as ``ppo``, however long. ``iql`` is offline
             reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is PPO in the dream from
             there instead of from the clone, rewarded by success alone.
         training_seeds: one clone and one dream training each.
@@ -191,8 +195,9 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if method == "iql_ppo":
             # A policy that nearly always succeeds has little to learn from a clock.
             training.reward = "sparse"
-        if method == "ppo_simulator":
+        if method in IN_SIMULATOR:
             training.train_in, training.num_envs, training.steps = "simulator", SIMULATORS, 256 // SIMULATORS
+        if method == "ppo_simulator":
             training.iterations, training.warmup_iterations = 1_000_000, 3  # time is what ends it
             training.seconds = load_policy(train_policy(config, "ppo", seed)).facts["training"]["trained_seconds"]
         train_ppo(training)
