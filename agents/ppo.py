@@ -30,6 +30,7 @@ from agents.bc import BCConfig, train_bc, world_reference
 from agents.gaussian import gaussian_kl, gaussian_log_prob
 from agents.policy import TokenCritic, TokenPolicy, load_policy
 from agents.ppo_checkpoint import Parts, load_checkpoint, save_checkpoint, settings
+from rewards import RewardName
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import dream_id, episode_chunks, simulator_id
 from world_models.processes import Processes, launched
@@ -61,7 +62,7 @@ class PPOConfig:
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
 
-    reward: Literal["corresponding", "goal", "progress", "success_probability", "sparse"] = "corresponding"
+    reward: RewardName = "corresponding"
     """Video-aligned reward; ``sparse`` pays the bonus alone."""
     success_bonus: float = 1.0
     """Added at success, as the dream sees it."""

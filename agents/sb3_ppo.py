@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agents.bc import world_reference
 from agents.policy import TokenPolicy, TokenTrunk, load_policy
+from rewards import RewardName
 from rla_gym.tasks import dream_id
 from rla_gym.vector_env import RLAWMVectorEnv
 from world_models.processes import choose_device
@@ -48,7 +49,7 @@ class SB3PPOConfig:
     """Of dreams, exploration and minibatches."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``, for dream and learner."""
-    reward: Literal["corresponding", "goal", "progress", "success_probability", "sparse"] = "corresponding"
+    reward: RewardName = "corresponding"
     """Video-aligned reward; ``sparse`` pays the bonus alone."""
     success_bonus: float = 1.0
     """Added when the dream sees success."""

@@ -19,6 +19,7 @@ from agents.statistics import bootstrap_mean, paired_difference, seeds_and_state
 from benchmarks.outcomes import Outcomes, real_and_dreamed, world_digest
 from benchmarks.plots import plot_success
 from benchmarks.results import Row, print_rows, today, write_rows
+from rewards import RewardName
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.data.episodes import EpisodeDataset
 from world_models.processes import choose_device
@@ -44,6 +45,8 @@ SIMULATORS = 4
 """Side by side, where PPO trains in the simulator; an iteration has as many decisions as in the dream."""
 IN_SIMULATOR = ("ppo_simulator", "ppo_simulator_equal_steps")
 """Methods that train in the simulator itself: what a dream spares."""
+IN_THE_DREAM = ("ppo", "ppo_regression", "iql_ppo")
+"""Methods that train in the dream, with a reward of its own."""
 BASELINES = ("bc", "iql")
 """What never met the dream: others are set against these, episode by episode, where they are in the table."""
 ON_ALL_EPISODES = ("iql", "iql_ppo")
@@ -69,6 +72,7 @@ class TransferConfig:
         training_seeds: one clone and one dream training each.
         videos: further demonstrations whose frames alone ``bc_videos`` learns from.
         iterations: PPO iterations in the dream.
+        reward: what PPO in the dream is rewarded by, besides success; None for each method's own.
         episodes: simulator episodes a policy, on the report seeds, the same for every policy.
         placement: ``standard`` or ``wide``.
         env: the ground truth; None for the simulator of the world's task.
@@ -85,6 +89,7 @@ class TransferConfig:
     training_seeds: tuple[int, ...] = (0, 1, 2)
     videos: int = 20
     iterations: int = 100
+    reward: RewardName | None = None
     episodes: int = 100
     placement: str = "standard"
     env: str | None = None
@@ -180,7 +185,8 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if not _finished(folder):
             make_planner(PlannerConfig(start, folder, PLANNERS[method], dynamics=_dynamics(method), seed=seed))
         return folder
-    folder = runs / f"{method}_{name}_{config.iterations}_iterations"
+    reward = config.reward if method in IN_THE_DREAM else None
+    folder = runs / f"{method}_{name}_{config.iterations}_iterations{'_' + reward if reward else ''}"
     if not _finished(folder):
         training = PPOConfig(
             start,
@@ -195,6 +201,8 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if method == "iql_ppo":
             # A policy that nearly always succeeds has little to learn from a clock.
             training.reward = "sparse"
+        if reward:
+            training.reward = reward
         if method in IN_SIMULATOR:
             training.train_in, training.num_envs, training.steps = "simulator", SIMULATORS, 256 // SIMULATORS
         if method == "ppo_simulator":
@@ -248,6 +256,7 @@ def _rows(
         demonstrations = "all" if method in ON_ALL_EPISODES else config.demonstrations
         setting = f"placement={config.placement},demonstrations={demonstrations}"
         setting += f",videos={config.videos}" if method == "bc_videos" else ""
+        setting += f",reward={config.reward}" if config.reward and method in IN_THE_DREAM else ""
         seeds = config.training_seeds[: len(successes)]
         label = ",".join(map(str, seeds))
         dreamed = np.array([outcomes.dream for outcomes in played[method]])

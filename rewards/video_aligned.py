@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from rewards.success import SuccessDetector
 from world_models.data.demonstrations import Demonstrations
+
+RewardName = Literal["corresponding", "goal", "progress", "success_probability", "sparse"]
+"""What a reward is called; :data:`REWARDS` has them."""
 
 
 class VideoAlignedReward(Protocol):
