@@ -6,59 +6,31 @@ clone, so a small learning rate and target KL are all that keeps it near; `agent
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import gymnasium as gym
 import torch
-from torch import Tensor
 
-from agents.bc import world_reference
-from agents.policy import TokenPolicy, TokenTrunk, load_policy
-from rewards import RewardName
-from rla_gym.tasks import dream_id
-from rla_gym.vector_env import RLAWMVectorEnv
+from agents.policy import TokenPolicy
+from agents.sb3_clone import SB3Config, TokenExtractor, check_fits, load_clone, open_dream, save_trained
 from world_models.processes import choose_device
 
 try:
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.policies import ActorCriticPolicy
-    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-    from stable_baselines3.common.vec_env import VecMonitor
-
-    from rla_gym.sb3 import DreamVecEnv
 except ImportError as error:
     raise ImportError(f'SB3 PPO needs Stable-Baselines3 ({error}): pip install "rla-gym[agents]"') from error
 
 
 @dataclass
-class SB3PPOConfig:
+class SB3PPOConfig(SB3Config):
     """Settings of `train_sb3_ppo`."""
 
-    policy: Path = Path("runs/bc")
-    """Cloned policy folder to start from."""
     out: Path = Path("runs/sb3_ppo")
     """Policy folder to write, with Stable-Baselines3's own ``model.zip`` and ``tensorboard/`` in it."""
-    world: str | None = None
-    """Bundled world's name or a world folder; None takes the cloned policy's."""
-    dynamics: Literal["flow", "regression"] = "flow"
-    """Which dynamics of the world dream."""
-    seed: int = 0
-    """Of dreams, exploration and minibatches."""
-    device: str = "auto"
-    """``auto``, ``cpu`` or ``cuda``, for dream and learner."""
-    reward: RewardName = "corresponding"
-    """Video-aligned reward; ``sparse`` pays the bonus alone."""
-    success_bonus: float = 1.0
-    """Added when the dream sees success."""
-    starts: Literal["mixed", "first", "everywhere"] = "mixed"
-    """Episodes start at demonstrations' first frames, half of them at a random frame, or else at any first state."""
-    max_chunks: int | None = None
-    """Chunks per episode; None takes the task's."""
-    num_envs: int = 64
-    """Dreams side by side."""
     steps: int = 4
     """Chunks per dream and iteration."""
     iterations: int = 300
@@ -79,20 +51,6 @@ class SB3PPOConfig:
     """Updates of an iteration stop near this KL."""
     learning_rate: float = 2e-5
     """Of Adam, for policy and value function."""
-    progress: bool = True
-    """Show a progress bar."""
-
-
-class TokenExtractor(BaseFeaturesExtractor):
-    """`TokenTrunk` as a Stable-Baselines3 features extractor: (B, L, C) observations -> (B, 2 * width)."""
-
-    def __init__(self, observation_space: gym.spaces.Box, width: int = 128, queries: int = 8) -> None:
-        super().__init__(observation_space, features_dim=2 * width)
-        num_tokens, channels = observation_space.shape
-        self.trunk = TokenTrunk(num_tokens, channels, width, queries, hidden=2 * width)
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return self.trunk(observations)
 
 
 def make_sb3_ppo(policy: TokenPolicy, envs: Any, config: SB3PPOConfig) -> PPO:
@@ -108,12 +66,7 @@ def make_sb3_ppo(policy: TokenPolicy, envs: Any, config: SB3PPOConfig) -> PPO:
     Raises:
         ValueError: the environment's spaces are not those of the policy.
     """
-    spaces = (envs.observation_space.shape, envs.action_space.shape)
-    if spaces != ((policy.num_tokens, policy.channels), (policy.action_size,)):
-        raise ValueError(
-            f"the policy maps {(policy.num_tokens, policy.channels)} to {(policy.action_size,)}, the environment has "
-            f"{spaces[0]} and {spaces[1]}; use the world and chunk length of the policy"
-        )
+    check_fits(policy, envs)
     model = PPO(
         ActorCriticPolicy,
         envs,
@@ -167,49 +120,16 @@ def train_sb3_ppo(config: SB3PPOConfig) -> Path:
     samples = config.num_envs * config.steps
     if config.batch_size > samples or samples % config.batch_size:
         raise ValueError(f"batch_size={config.batch_size} must divide the {samples} samples of an iteration")
-    clone = load_policy(config.policy)
-    if not isinstance(clone, TokenPolicy):
-        raise ValueError(
-            f"{config.policy} is a {clone.kind!r} policy, which cannot learn; make one by `rla-gym agent bc`"
-        )
-    world = config.world or str(clone.facts.get("world", "lift"))
-    task = str(clone.facts.get("task", "Lift"))
-    dream = gym.make_vec(
-        dream_id(task),
-        num_envs=config.num_envs,
-        world=world,
-        dynamics=config.dynamics,
-        device=str(choose_device(config.device)),
-        reward=config.reward,
-        success_bonus=config.success_bonus,
-        starts=config.starts,
-        chunk_length=clone.chunk_length,
-        max_chunks=config.max_chunks,
-        autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
-    )
-    envs = VecMonitor(DreamVecEnv(cast(RLAWMVectorEnv, dream)), info_keywords=("is_success",))
+    clone = load_clone(config.policy)
+    envs = open_dream(config, clone)
+    began = time.perf_counter()
     try:
         model = make_sb3_ppo(clone, envs, config)
         warm_up = _ValueWarmup(config.warmup_iterations)
         model.learn(config.iterations * samples, callback=warm_up, progress_bar=config.progress)
     finally:
         envs.close()
-    config.out.mkdir(parents=True, exist_ok=True)
-    temporary = config.out / ".model.tmp.zip"
-    model.save(temporary)
-    temporary.replace(config.out / "model.zip")
-    policy = token_policy_of(model, clone)
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-    policy.facts = {
-        "method": "sb3_ppo",
-        "world": world_reference(world),
-        "task": task,
-        "training": {
-            **{name: value for name, value in settings.items() if name not in ("out", "progress", "world")},
-            "clone": clone.facts.get("training"),
-        },
-    }
-    return policy.save(config.out)
+    return save_trained(config, "sb3_ppo", model, token_policy_of(model, clone), clone, time.perf_counter() - began)
 
 
 class _ValueWarmup(BaseCallback):

@@ -15,6 +15,7 @@ from agents.iql import IQLConfig, train_iql
 from agents.planner import PlannerConfig, make_planner
 from agents.policy import load_policy
 from agents.ppo import PPOConfig, train_ppo
+from agents.sb3_sac import SB3SACConfig, train_sb3_sac
 from agents.statistics import bootstrap_mean, paired_difference, seeds_and_states, wilson_interval
 from benchmarks.outcomes import Outcomes, real_and_dreamed, world_digest
 from benchmarks.plots import plot_success
@@ -32,6 +33,7 @@ Method = Literal[
     "cem",
     "mppi",
     "cem_regression",
+    "sac",
     "ppo",
     "ppo_regression",
     "ppo_simulator",
@@ -64,7 +66,7 @@ class TransferConfig:
             is rewarded by, the frames of all demonstrations that the world holds.
         methods: rows of the table. ``bc_videos`` also learns from the frames of ``videos`` further demonstrations.
             ``ppo`` trains in the flow, ``cem`` and ``mppi`` plan in it; those that end in ``_regression`` do so in the
-            regression. ``ppo_simulator`` trains in the simulator, for as many seconds as ``ppo`` took with the same
+            regression. ``sac`` is Stable-Baselines3's, in the flow. ``ppo_simulator`` trains in the simulator, for as many seconds as ``ppo`` took with the same
             seed, always in the standard placement and with the simulator's true success;
             ``ppo_simulator_equal_steps`` for as many control steps as ``ppo``, however long. ``iql`` is offline
             reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is PPO in the dream from
@@ -184,6 +186,11 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         folder = runs / f"{method}_{name}"
         if not _finished(folder):
             make_planner(PlannerConfig(start, folder, PLANNERS[method], dynamics=_dynamics(method), seed=seed))
+        return folder
+    if method == "sac":
+        folder = runs / f"sac_{name}"
+        if not _finished(folder):
+            train_sb3_sac(SB3SACConfig(start, folder, seed=seed, device=config.device, progress=config.progress))
         return folder
     reward = config.reward if method in IN_THE_DREAM else None
     folder = runs / f"{method}_{name}_{config.iterations}_iterations{'_' + reward if reward else ''}"

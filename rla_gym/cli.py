@@ -80,6 +80,7 @@ AGENTS = {
     "bc": ("agents.bc", "BCConfig", "train_bc", None, "clone a world's demonstrations"),
     "ppo": ("agents.ppo", "PPOConfig", "train_ppo", None, "fine-tune a clone in the dream, by PPO on the device"),
     "sb3": ("agents.sb3_ppo", "SB3PPOConfig", "train_sb3_ppo", None, "train in the dream by Stable-Baselines3's PPO"),
+    "sac": ("agents.sb3_sac", "SB3SACConfig", "train_sb3_sac", None, "train in the dream by Stable-Baselines3's SAC"),
     "iql": ("agents.iql", "IQLConfig", "train_iql", "data", "implicit Q-learning on a dataset, without the dream"),
     "plan": ("agents.planner", "PlannerConfig", "make_planner", "policy", "plan in the dream about a policy"),
     "blind": ("agents.blind", "BlindConfig", "make_blind", None, "replay the demonstrations' mean actions"),

@@ -1,4 +1,4 @@
-"""Policies, behaviour cloning, the blind policy and both PPOs, on a tiny world of random weights."""
+"""Policies, behaviour cloning, the blind policy and PPO, on a tiny world of random weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from agents.gaussian import gaussian_kl, gaussian_log_prob
 from agents.policy import TokenPolicy, load_policy
 from agents.ppo import PPOConfig, train_ppo
 from rewards.success import SuccessDetector
-from rla_gym.vector_env import RLAWMVectorEnv
 from world_models.data.demonstrations import Demonstrations
 from world_models.processes import choose_device
 
@@ -369,48 +368,3 @@ def test_ppo_refuses_what_would_lose_or_mix_runs(ppo: PPOConfig, world: Path, tm
     with pytest.raises(ValueError, match="target_kl must be positive"):
         train_ppo(dataclasses.replace(ppo, target_kl=0.0, out=tmp_path / "other"))
     assert not (tmp_path / "other").exists()
-
-
-# ---- Stable-Baselines3
-
-
-def test_sb3_starts_as_the_clone(clone: Path, world: Path, tmp_path: Path) -> None:
-    pytest.importorskip("stable_baselines3")
-    from agents.sb3_ppo import SB3PPOConfig, make_sb3_ppo
-    from rla_gym.sb3 import DreamVecEnv
-
-    policy = load_policy(clone)
-    assert isinstance(policy, TokenPolicy)
-    envs = DreamVecEnv(RLAWMVectorEnv(4, world=str(world), autoreset_mode="SameStep"))
-    model = make_sb3_ppo(policy, envs, SB3PPOConfig(out=tmp_path, batch_size=16, device="cpu"))
-    observations = envs.reset()
-    actions, _ = model.predict(observations, deterministic=True)
-    assert np.abs(actions - policy.act(torch.from_numpy(observations)).numpy()).max() < 1e-6
-    assert torch.equal(model.policy.log_std, policy.log_std)
-    envs.close()
-
-    narrow = DreamVecEnv(RLAWMVectorEnv(4, world=str(world), autoreset_mode="SameStep", chunk_length=4))
-    with pytest.raises(ValueError, match="chunk length"):
-        make_sb3_ppo(policy, narrow, SB3PPOConfig(out=tmp_path, batch_size=16, device="cpu"))
-    narrow.close()
-
-
-def test_sb3_trains_and_saves_both_forms(clone: Path, tmp_path: Path) -> None:
-    stable_baselines3 = pytest.importorskip("stable_baselines3")
-    from agents.sb3_ppo import SB3PPOConfig, train_sb3_ppo
-
-    config = SB3PPOConfig(
-        policy=clone, out=tmp_path, num_envs=8, batch_size=32, iterations=3, warmup_iterations=2, device="cpu"
-    )
-    with pytest.raises(ValueError, match="must divide"):
-        train_sb3_ppo(dataclasses.replace(config, batch_size=33, progress=False))
-    warm = train_sb3_ppo(dataclasses.replace(config, out=tmp_path / "warm", iterations=2, progress=False))
-    assert largest_difference(clone, warm) == 0.0
-    folder = train_sb3_ppo(dataclasses.replace(config, progress=False))
-    assert largest_difference(clone, folder) > 0.0
-    policy = load_policy(folder)
-    assert policy.method == "sb3_ppo"
-    model = stable_baselines3.PPO.load(folder / "model.zip", device="cpu")
-    features = np.random.default_rng(0).normal(size=(3, 16, 8)).astype(np.float32)
-    actions, _ = model.predict(features, deterministic=True)
-    assert np.abs(actions - policy.act(torch.from_numpy(features)).numpy()).max() < 1e-6

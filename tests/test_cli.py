@@ -50,7 +50,7 @@ def test_members_of_a_family_exist() -> None:
     ("arguments", "message"),
     [
         (["fly"], "no command 'fly'"),
-        (["agent", "dqn"], "one of bc, ppo, sb3, iql, plan, blind, not 'dqn'"),
+        (["agent", "dqn"], "one of bc, ppo, sb3, sac, iql, plan, blind, not 'dqn'"),
         (
             ["bench"],
             "one of fidelity, interventions, latent-actions, reward-alignment, ablation, encoders, transfer, ranking, "
