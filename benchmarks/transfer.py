@@ -65,12 +65,12 @@ class TransferConfig:
         demonstrations: demonstrations whose actions are cloned (or averaged, by ``blind``). The dream starts from, and
             is rewarded by, the frames of all demonstrations that the world holds.
         methods: rows of the table. ``bc_videos`` also learns from the frames of ``videos`` further demonstrations.
-            ``ppo`` trains in the flow, ``cem`` and ``mppi`` plan in it; those that end in ``_regression`` do so in the
-            regression. ``sac`` is Stable-Baselines3's, in the flow. ``ppo_simulator`` trains in the simulator, for as many seconds as ``ppo`` took with the same
-            seed, always in the standard placement and with the simulator's true success;
-            ``ppo_simulator_equal_steps`` for as many control steps as ``ppo``, however long. ``iql`` is offline
-            reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is PPO in the dream from
-            there instead of from the clone, rewarded by success alone.
+            ``ppo`` trains in the flow, so does ``sac``, which is Stable-Baselines3's; ``cem`` and ``mppi`` plan in it;
+            those that end in ``_regression`` do so in the regression. ``ppo_simulator`` trains in the simulator, for as
+            many seconds as ``ppo`` took with the same seed, always in the standard placement and with the simulator's
+            true success; ``ppo_simulator_equal_steps`` for as many control steps as ``ppo``, however long. ``iql`` is
+            offline reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is PPO in the dream
+            from there instead of from the clone, rewarded by success alone.
         training_seeds: one clone and one dream training each.
         videos: further demonstrations whose frames alone ``bc_videos`` learns from.
         iterations: PPO iterations in the dream.
