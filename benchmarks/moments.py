@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rla_gym.ground_truth.env import RobosuiteEnv
-from world_models.data.episodes import SPLITS, EpisodeDataset
+from world_models.data.episodes import EpisodeDataset
 
 NEAR_METRES = 0.06
 """A gripper that opens or closes farther than this from the cube decides nothing."""
@@ -60,15 +60,14 @@ def find_moments(dataset: EpisodeDataset, split: str, span: int) -> list[Moment]
     Raises:
         ValueError: no such split, columns are missing, or fewer than two moments of a sort are found.
     """
-    if split != "all" and split not in SPLITS:
-        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}, all")
+    episodes = dataset.split(split).tolist()
     needed = ("simulator.cube_position", "simulator.eef_position", "simulator.state", "next.success")
     missing = [name for name in needed if name not in dataset.columns]
     if missing or "gripper" not in dataset.action_names or None in dataset.seeds:
         what = f"column {missing[0]}" if missing else "gripper action or no reset seeds"
         raise ValueError(f"{dataset.root} has no {what}: interventions are replayed on data from `rla-gym collect`")
     gripper, moments = dataset.action_names.index("gripper"), []
-    for index in range(len(dataset)) if split == "all" else dataset.split(split).tolist():
+    for index in episodes:
         episode = dataset.episode(index)
         command = np.sign(episode.actions[:, gripper])
         columns = episode.columns

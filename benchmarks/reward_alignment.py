@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from agents.evaluate import command_line, describe_hardware
+from benchmarks.episode_alignment import frame_distances, transport_score, warping_score
 from benchmarks.held_out import HeldOut, held_out_episodes
 from benchmarks.plots import plot_bars
 from benchmarks.results import Row, print_rows, today, write_rows
@@ -36,7 +37,8 @@ class RewardAlignmentConfig:
     Attributes:
         data: the dataset whose held-out episodes are scored.
         world: bundled name, folder or hub id.
-        split: which episodes; ``report`` for numbers that are published.
+        split: which episodes: train, validation, report (for numbers that are published) or, of a dataset that the
+            world never saw, all.
         chunks: action chunks of an episode; None for as many as the task's have.
         success_bonus: as in the environment.
         resamples: of the bootstrap over episodes.
@@ -56,6 +58,8 @@ class RewardAlignmentConfig:
 
 def run(config: RewardAlignmentConfig) -> list[Row]:
     """Score real and imagined episodes by every reward, print, write JSON and picture; returns the rows.
+
+    Beside the environment's rewards stand two scores of whole episodes, ``time_warping`` and ``transport``.
 
     Raises:
         ValueError: the data lack simulator columns, no episode is long enough, or none succeeds or none fails.
@@ -85,14 +89,17 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
     facts = (describe_hardware(), today(), command_line())
     for setting, (seen, threshold) in shown.items():
         probability = torch.stack([detector.probability(part) for part in seen.unbind(1)], dim=1)
-        scores = {}
+        scores: dict[str, tuple[Tensor | None, Tensor]] = {}
         for name, reward in rewards.items():
             times = [torch.full_like(followed, chunk * world.chunk_length) for chunk in range(1, chunks + 1)]
             paid = [reward(part, followed, time) for part, time in zip(seen.unbind(1), times, strict=True)]
-            alignment = torch.stack(paid, dim=1)
-            scores[name] = alignment, episode_returns(alignment, probability >= threshold, config.success_bonus)
+            steps = torch.stack(paid, dim=1)
+            scores[name] = steps, episode_returns(steps, probability >= threshold, config.success_bonus)
+        whole = frame_distances(torch.cat([held_out.start[:, None], seen], dim=1), demonstrations, world.chunk_length)
+        scores["time_warping"], scores["transport"] = (None, warping_score(*whole)), (None, transport_score(*whole))
         for name, (alignment, returns) in scores.items():
-            for metric, value, low, high in _measure(alignment.numpy(), returns.numpy(), held_out, config.resamples):
+            paid_each = None if alignment is None else alignment.numpy()
+            for metric, value, low, high in _measure(paid_each, returns.numpy(), held_out, config.resamples):
                 rows.append(
                     Row("reward_alignment", world.task, name, metric, setting, value, low, high, len(solved),
                         config.split, "1", *facts)
@@ -128,12 +135,12 @@ def true_progress(truth: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def _measure(
-    alignment: np.ndarray, returns: np.ndarray, held_out: HeldOut, resamples: int
+    alignment: np.ndarray | None, returns: np.ndarray, held_out: HeldOut, resamples: int
 ) -> list[tuple[str, float, float, float]]:
     """Metrics of one reward with 95 % intervals, resampled over episodes.
 
     Args:
-        alignment: after each chunk (E, M).
+        alignment: after each chunk (E, M); None where whole episodes alone are scored.
         returns: of the episodes (E,), as the environment pays them: with the bonus, and ended by success.
         held_out: what really happened.
         resamples: of the bootstrap.
@@ -145,11 +152,12 @@ def _measure(
     generator = np.random.default_rng(0)
 
     def all_of(pick: np.ndarray) -> dict[str, float]:
-        steps, paid, achieved = alignment[pick], returns[pick], solved[pick]
+        paid, achieved = returns[pick], solved[pick]
         told = {"success_auroc": auroc(paid, achieved)}
         tempting = achieved | close[pick]
         told["close_failure_preferred_rate"] = 1 - auroc(paid[tempting], achieved[tempting])
-        if np.ptp(steps) > 0:
+        steps = None if alignment is None else alignment[pick]
+        if steps is not None and np.ptp(steps) > 0:
             told["progress_spearman"] = float(stats.spearmanr(steps.ravel(), progress[pick].ravel()).statistic)
             told["alignment_auroc"] = auroc(steps.sum(axis=1), achieved)
         return told

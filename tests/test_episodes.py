@@ -103,7 +103,7 @@ def test_dataset_says_what_it_holds(dataset: EpisodeDataset) -> None:
     splits = [dataset.split(name) for name in ("train", "validation", "report")]
     assert sorted(np.concatenate(splits).tolist()) == list(range(12))
     assert all(len(indices) for indices in splits)
-    with pytest.raises(ValueError, match="'test'; choose one of train, validation, report"):
+    with pytest.raises(ValueError, match="'test'; choose one of train, validation, report, all"):
         dataset.split("test")
     with pytest.raises(IndexError, match=r"episode 12 .* 0\.\.11"):
         dataset.frames(12)

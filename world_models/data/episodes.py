@@ -108,12 +108,14 @@ class EpisodeDataset:
         return dict(self._shapes)
 
     def split(self, name: str) -> np.ndarray:
-        """Indices of the episodes of a split, ascending, int64; `name` is "train", "validation" or "report".
+        """Indices of the episodes of a split, ascending, int64; `name` is "train", "validation", "report" or "all".
 
         Raises ValueError for any other name.
         """
+        if name == "all":
+            return np.arange(len(self))
         if name not in SPLITS:
-            raise ValueError(f"split is {name!r}; choose one of {', '.join(SPLITS)}")
+            raise ValueError(f"split is {name!r}; choose one of {', '.join(SPLITS)}, all")
         return np.flatnonzero(self._splits == name).astype(np.int64)
 
     def episode(self, index: int) -> Episode:
