@@ -74,6 +74,8 @@ class PPOConfig:
     """Dreams that are less certain of a step than this end with it (MOReL, arXiv 2005.05951); None for never."""
     max_chunks: int | None = None
     """Chunks per episode; None takes the task's."""
+    prediction_length: int | None = None
+    """Actions after which the dream predicts a state; None takes the world's."""
     solver_steps: int | None = None
     """Solver steps of the flow; None takes the world's."""
 
@@ -204,7 +206,7 @@ def train_ppo(config: PPOConfig) -> Path:
     own_envs = range(processes.rank * B, (processes.rank + 1) * B)
     arguments: dict[str, Any] = {"vectorization": "async"}
     if dreams:
-        of_dreams = ("dynamics", "precision", "starts", "solver_steps", "max_uncertainty")
+        of_dreams = ("dynamics", "precision", "starts", "prediction_length", "solver_steps", "max_uncertainty")
         arguments = {name: getattr(config, name) for name in of_dreams} | {"first_slot": own_envs.start}
     envs = gym.make_vec(
         dream_id(task) if dreams else simulator_id(task),

@@ -43,6 +43,7 @@ class InterventionsConfig:
         world: bundled name, folder or hub id.
         split: which episodes: train, validation, report or, of a dataset that the world never saw, all.
         chunks: action chunks in a dream; all but the first are exchanged.
+        prediction_lengths: further numbers of actions after which the world predicts a state, beside its own.
         seed: of the exchange and of the flow's noise.
         cache: folder of the feature cache; None for ``<data>/cache``.
         out: JSON of the result rows.
@@ -53,6 +54,7 @@ class InterventionsConfig:
     world: str = "lift"
     split: str = "report"
     chunks: int = 3
+    prediction_lengths: tuple[int, ...] = ()
     seed: int = 0
     cache: Path | None = None
     out: Path = Path("benchmarks/results/interventions.json")
@@ -91,7 +93,13 @@ def run(config: InterventionsConfig) -> list[Row]:
         raise ValueError(
             f"{config.data} was recorded of another task than that of the world {config.world}, {world.task}"
         )
-    models = {name: load_model(folder, name) for name in dynamics_in(folder)}
+    models = {
+        (name, "" if length is None else f",prediction_length={length}"): load_model(
+            folder, name, prediction_length=length
+        )
+        for name in dynamics_in(folder)
+        for length in (None, *config.prediction_lengths)
+    }
     detector = SuccessDetector.load(folder)
     moments, replays = _replay_all(config, dataset, moments, world.task, world.chunk_length)
     features = torch.from_numpy(cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache"))
@@ -100,21 +108,21 @@ def run(config: InterventionsConfig) -> list[Row]:
     shape = (len(moments), config.chunks, world.chunk_length, -1)
     settings = {
         "own": _recorded(dataset, moments, features, shape),
-        "exchanged": _seen(models["flow"], replays, shape),
+        "exchanged": _seen(models["flow", ""], replays, shape),
     }
     whose = np.array([moment.gripper for moment in moments])
     facts = {"hardware": describe_hardware(), "date": today(), "command": command_line()}
     rows: list[Row] = []
     for actions, branches in settings.items():
-        told = {"real frames": (branches.reached, detector.success(branches.reached))}
-        for name, model in models.items():
+        told = {("real frames", ""): (branches.reached, detector.success(branches.reached))}
+        for (name, length), model in models.items():
             imagined = open_loop(model, start, branches.actions, seed=config.seed).features[:, -1]
-            told[name] = imagined, detector.dreamed_success(imagined, name)
-        for (method, (reached, success)), gripper in itertools.product(told.items(), dict.fromkeys(whose)):
+            told[name, length] = imagined, detector.dreamed_success(imagined, name)
+        for ((method, length), (reached, success)), gripper in itertools.product(told.items(), dict.fromkeys(whose)):
             chosen = whose == gripper
             rest = {
                 "bench": "interventions", "task": world.task, "method": method,
-                "setting": f"gripper {gripper},actions={actions}", "seeds": f"exchange {config.seed}", **facts,
+                "setting": f"gripper {gripper},actions={actions}{length}", "seeds": f"exchange {config.seed}", **facts,
             }  # fmt: skip
             rows += _outcome_rows(success.numpy()[chosen], branches.succeeded[chosen], config.seed, rest)
             if method != "real frames":
@@ -124,8 +132,8 @@ def run(config: InterventionsConfig) -> list[Row]:
     for gripper in dict.fromkeys(whose):
         part = [row for row in rows if row.setting.startswith(f"gripper {gripper}")]
         title = f"{(whose == gripper).sum()} moments at which the gripper {gripper}, {config.split} episodes: success "
-        shown = [replace(row, setting=row.setting.split("=")[-1] + " actions") for row in part]
-        print_rows(shown, f"{title} after {config.chunks} chunks")
+        shown = [replace(row, setting=row.setting.split("actions=")[1]) for row in part]
+        print_rows(shown, f"{title} after {config.chunks} chunks, by whose actions")
     return rows
 
 

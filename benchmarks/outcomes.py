@@ -16,7 +16,7 @@ from rla_gym.tasks import dream_id, episode_chunks, simulator_id
 from world_models.checkpoint import save_json
 from world_models.world_model import world_folder
 
-OF_A_WORLD = ("model.safetensors", "starts.safetensors", "success.safetensors", "success.json")
+OF_A_WORLD = ("config.json", "model.safetensors", "starts.safetensors", "success.safetensors", "success.json")
 """Files of a world that policies and dreams depend on."""
 
 

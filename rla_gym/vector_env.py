@@ -61,6 +61,8 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         out_of_bounds: "clip" actions to [-1, 1], or "raise" an error for those beyond.
         starts: "mixed", "first" or "everywhere", see :class:`rla_gym.starts.Starts`.
         chunk_length: K, 1 up to the world's (default) chunk length.
+        prediction_length: actions after which the world predicts a state; several times in a longer chunk. None for the
+            world's own.
         max_chunks: steps after which an episode is truncated; None for the task's own.
         solver_steps: steps of the flow's solver; None for the world's own.
         max_uncertainty: a step of a higher uncertainty truncates the episode, as beyond what the dream knows.
@@ -97,6 +99,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         out_of_bounds: str = "clip",
         starts: str = "mixed",
         chunk_length: int | None = None,
+        prediction_length: int | None = None,
         max_chunks: int | None = None,
         solver_steps: int | None = None,
         max_uncertainty: float | None = None,
@@ -116,7 +119,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         at_least(0, first_slot=first_slot, max_uncertainty=max_uncertainty)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         on_device = usable_device(device)
-        key, opened = world_cache.acquire_world(world, dynamics, on_device, precision)
+        key, opened = world_cache.acquire_world(world, dynamics, on_device, precision, prediction_length)
         self._release = weakref.finalize(self, world_cache.release, key)  # also when it is never closed
         model = opened.world.model
         if spec is not None:

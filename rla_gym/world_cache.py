@@ -38,7 +38,8 @@ class OpenWorld:
     def fingerprint(self) -> str:
         """Hex digest of all that a dream in this world depends on: dynamics, weights, detector, demonstrations."""
         demonstrations = self.world.demonstrations
-        settings = (type(self.world.model).__name__, self.detector.threshold, self.dream_threshold)
+        model = self.world.model
+        settings = (type(model).__name__, model.prediction_length, self.detector.threshold, self.dream_threshold)
         digest = hashlib.sha256(repr(settings).encode())
         for tensor in (
             *self.world.model.state_dict().values(),
@@ -61,23 +62,30 @@ _lock = threading.Lock()
 
 
 def acquire_world(
-    world: str | Path, dynamics: str, device: torch.device, precision: str = "float32"
+    world: str | Path,
+    dynamics: str,
+    device: torch.device,
+    precision: str = "float32",
+    prediction_length: int | None = None,
 ) -> tuple[Key, OpenWorld]:
     """The world, loaded if no environment of this process has it open; :func:`release` the key when done with it.
 
     A world whose files changed since (a finished training, say) is loaded afresh.
 
     Raises:
-        ValueError, FileNotFoundError: no such world, dynamics or precision, or no success detector; as the loaders say.
+        ValueError, FileNotFoundError: no such world, dynamics, precision or prediction length, or no success detector;
+            as the loaders say.
     """
     folder = world_folder(world)
 
     def load() -> OpenWorld:
-        loaded = load_world(folder, dynamics=dynamics, device=device, precision=precision)
+        loaded = load_world(
+            folder, dynamics=dynamics, device=device, precision=precision, prediction_length=prediction_length
+        )
         detector = SuccessDetector.load(folder, device)
         return OpenWorld(loaded, detector, detector.dream_threshold(dynamics))
 
-    return _acquire((*_identity(folder), dynamics, str(device), precision), load)
+    return _acquire((*_identity(folder), dynamics, str(device), precision, prediction_length), load)
 
 
 def acquire_encoder(world: str | Path, device: torch.device) -> tuple[Key, StateEncoder]:

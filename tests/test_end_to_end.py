@@ -96,11 +96,13 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     told = {(row["method"], row["metric"], row["setting"]): row["value"] for row in json.loads(rewards.read_text())}
     assert told["progress", "progress_spearman", "real frames"] > 0
     assert ("sparse", "success_auroc", "dreamed, flow") in told
+    assert told["time_warping", "success_auroc", "real frames"] > 0
+    assert ("transport", "progress_spearman", "real frames") not in told
     assert rewards.with_suffix(".png").stat().st_size > 10_000
 
     branched = tmp_path / "interventions.json"
     rla_gym_command(monkeypatch, "bench", "interventions", data, "--world", world, "--split", "all", "--out", branched,
-                    "--no-progress")  # fmt: skip
+                    "--prediction-lengths", 4, "--no-progress")  # fmt: skip
     assert branched.with_suffix(".png").stat().st_size > 10_000
     outcomes = [row for row in json.loads(branched.read_text()) if row["metric"].endswith("success_rate")]
     closings = {(row["method"], row["setting"]): 0 for row in outcomes}

@@ -58,6 +58,24 @@ def test_prediction_depends_on_noise_and_actions_and_on_nothing_else(tiny_world_
     torch.testing.assert_close(first[1:], alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dynamics", ["flow", "regression"])
+def test_a_chunk_may_be_predicted_in_parts(tiny_world_folder: Path, dynamics: str) -> None:
+    whole, parts = (load_model(tiny_world_folder, dynamics, prediction_length=length) for length in (None, 3))
+    features, actions = torch.randn(2, 16, 8), torch.rand(2, 8, 4)
+    noise = torch.randn(2, *parts.noise_shape) if parts.noise_shape else None
+    assert parts.noise_shape in (None, (3 * 4, 4))
+    by_hand, error = features, None
+    for number, (first, last) in enumerate(((0, 3), (3, 6), (6, 8))):
+        own = None if noise is None else noise[:, 4 * number : 4 * number + 4]
+        by_hand, error, uncertainty = whole.predict(by_hand, actions[:, first:last], own, error=error)
+    for mine, theirs in zip(parts.predict(features, actions, noise), (by_hand, error, uncertainty), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    short = parts.predict(features, actions[:, :2], noise).features
+    torch.testing.assert_close(short, whole.predict(features, actions[:, :2], noise).features)
+    with pytest.raises(ValueError, match="prediction_length=9 must be between 1 and 8"):
+        load_model(tiny_world_folder, dynamics, prediction_length=9)
+
+
 @pytest.mark.parametrize("shape", [(2, 9, 4), (2, 8, 5), (2, 32), (2, 0, 4)])
 def test_wrong_actions_are_named(tiny_world_folder: Path, shape: tuple[int, ...]) -> None:
     model = load_model(tiny_world_folder)

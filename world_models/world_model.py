@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ class WorldConfig:
         instruction: the task in words.
         action_names: meaning of each of the A action dimensions, each in [-1, 1].
         chunk_length: most actions K in a chunk.
+        prediction_length: actions after which a prediction is made; a longer chunk takes several, each from the state
+            before it. None for one a chunk.
         fps: frames, and actions, per second.
         frame_size: side of the videos' square frames in pixels, and of decoded ones.
         proprioception: number of the robot's own readings in a state; 0 for a world from video alone.
@@ -47,6 +50,7 @@ class WorldConfig:
     action_names: tuple[str, ...]
     instruction: str = ""
     chunk_length: int = 8
+    prediction_length: int | None = None
     fps: int = 20
     frame_size: int = 128
     proprioception: int = 0
@@ -109,11 +113,12 @@ class WorldModel(nn.Module):
         readings: values R that a state takes beside the frame: proprioceptive readings and their change.
         action_dim: dimensions A of an action.
         chunk_length: most actions K in a chunk.
+        prediction_length: actions after which a prediction is made; those of a longer chunk follow one another.
         image_size: side of decoded frames in pixels.
-        noise_shape: shape (n, d) of the noise that a prediction takes; None for a deterministic model.
     """
 
-    noise_shape: tuple[int, int] | None = None
+    prediction_noise: tuple[int, int] | None = None
+    """Shape (n, d) of the noise of a prediction; None for a deterministic model."""
 
     def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
         super().__init__()
@@ -122,6 +127,7 @@ class WorldModel(nn.Module):
         self.num_tokens, self.channels, self.readings = encoder.num_tokens, encoder.channels, encoder.readings
         self.image_size = config.frame_size
         self.action_dim, self.chunk_length = len(config.action_names), config.chunk_length
+        self.prediction_length = config.prediction_length or config.chunk_length
         self.rgb_decoder = rgb_decoder or RGBDecoder(
             config.rgb_decoder, encoder.patch_tokens, self.channels, self.image_size
         )
@@ -129,6 +135,14 @@ class WorldModel(nn.Module):
     def encode(self, rgb: Tensor, readings: Tensor | None = None) -> Tensor:
         """Frames and proprioception to states; see :meth:`world_models.state.StateEncoder.forward`."""
         return self.encoder(rgb, readings)
+
+    @property
+    def noise_shape(self) -> tuple[int, int] | None:
+        """Shape (P n, d) of the noise that a chunk takes, n for each of its P predictions; None if deterministic."""
+        if self.prediction_noise is None:
+            return None
+        tokens, channels = self.prediction_noise
+        return -(-self.chunk_length // self.prediction_length) * tokens, channels
 
     def predict(
         self,
@@ -143,10 +157,32 @@ class WorldModel(nn.Module):
         Args:
             features: states ``(B, L, C)``, float32.
             actions: chunks ``(B, k, A)`` in [-1, 1], 1 <= k <= K.
-            noise: standard normal ``(B, n, d)``; None for a deterministic model.
+            noise: standard normal ``(B, *noise_shape)``; None for a deterministic model.
             solver_steps: Euler steps of a flow; None for the world's own number.
             error: :attr:`Prediction.error` of ``features``, where these were predicted; None for real states.
+
+        Raises:
+            ValueError: actions of another shape, or no noise where it is needed.
         """
+        self.check_actions(actions)
+        parts = actions.split(self.prediction_length, dim=1)
+        noises: Sequence[Tensor | None] = [None] * len(parts)
+        if self.prediction_noise is not None:
+            if noise is None:
+                raise ValueError(
+                    f"a flow world model needs noise of shape (B, {', '.join(map(str, self.noise_shape or ()))}); draw "
+                    "it from a seeded generator"
+                )
+            noises = noise.split(self.prediction_noise[0], dim=1)
+        for part, own in zip(parts, noises, strict=False):  # short chunks leave noise over
+            prediction = self._predict_once(features, part, own, solver_steps, error)
+            features, error = prediction.features, prediction.error
+        return prediction
+
+    def _predict_once(
+        self, features: Tensor, actions: Tensor, noise: Tensor | None, solver_steps: int | None, error: Tensor | None
+    ) -> Prediction:
+        """The state after at most ``prediction_length`` actions; arguments as of :meth:`predict`."""
         raise NotImplementedError
 
     @property
@@ -233,24 +269,16 @@ class RLAWorldModel(WorldModel):
             self.action_dim,
             self.readings,
         )
-        self.noise_shape = (config.rla.latents, config.rla.latent_dim)
+        self.prediction_noise = (config.rla.latents, config.rla.latent_dim)
 
     @property
     def foreteller(self) -> FeatureRegression:
         return self.flow.stage1
 
-    def predict(
-        self,
-        features: Tensor,
-        actions: Tensor,
-        noise: Tensor | None = None,
-        solver_steps: int | None = None,
-        error: Tensor | None = None,
+    def _predict_once(
+        self, features: Tensor, actions: Tensor, noise: Tensor | None, solver_steps: int | None, error: Tensor | None
     ) -> Prediction:
-        self.check_actions(actions)
-        if noise is None:
-            raise ValueError(f"a flow world model needs noise of shape (B, {self.rla.config.latents}, "
-                             f"{self.rla.config.latent_dim}); draw it from a seeded generator")  # fmt: skip
+        assert noise is not None
         foretold = self.flow.stage1(features, actions, error=error)
         latent = self.flow.sample(self.flow.context(foretold), noise, solver_steps)
         # Without the decoder's detail: it was learned on whole motions from real states, not on what is left of one.
@@ -273,15 +301,9 @@ class RegressionWorldModel(WorldModel):
     def foreteller(self) -> FeatureRegression:
         return self.regression
 
-    def predict(
-        self,
-        features: Tensor,
-        actions: Tensor,
-        noise: Tensor | None = None,
-        solver_steps: int | None = None,
-        error: Tensor | None = None,
+    def _predict_once(
+        self, features: Tensor, actions: Tensor, noise: Tensor | None, solver_steps: int | None, error: Tensor | None
     ) -> Prediction:
-        self.check_actions(actions)
         foretold = self.regression(features, actions, error=error)
         reached = features + foretold.residual.float()
         return Prediction(reached, foretold.error, self.regression.uncertainty(foretold.error))
@@ -345,19 +367,32 @@ def load_tensors(path: Path, prefixes: set[str]) -> dict[str, Tensor]:
 
 
 def load_model(
-    folder: Path, dynamics: str = "flow", device: torch.device | str = "cpu", precision: str = "float32"
+    folder: Path,
+    dynamics: str = "flow",
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    prediction_length: int | None = None,
 ) -> WorldModel:
     """The model in a world folder, frozen, on ``device``.
 
     States stay float32; with ``precision="bfloat16"`` the mixers compute in that: faster where the processor has it.
+    ``prediction_length`` is the world's own where it is None.
 
     Raises:
-        ValueError: ``dynamics`` or ``precision`` is unknown, or the folder lacks the dynamics.
+        ValueError: ``dynamics``, ``precision`` or ``prediction_length`` is unknown or out of range, or the folder lacks
+            the dynamics.
     """
     for name, value, choices in (("dynamics", dynamics, DYNAMICS), ("precision", precision, PRECISIONS)):
         if value not in choices:
             raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
     config = read_config(folder)
+    if prediction_length is not None:
+        if not 1 <= prediction_length <= config.chunk_length:
+            raise ValueError(
+                f"prediction_length={prediction_length} must be between 1 and {config.chunk_length}, the longest chunk "
+                f"that the world {folder} was trained on"
+            )
+        config = dataclasses.replace(config, prediction_length=prediction_length)
     model = DYNAMICS[dynamics](config, StateEncoder.from_config(config.encoder, config.proprioception))
     prefixes = {name for name, _ in model.named_children()}
     tensors = load_tensors(Path(folder) / "model.safetensors", prefixes)
@@ -379,11 +414,12 @@ def load_world(
     dynamics: str = "flow",
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    prediction_length: int | None = None,
 ) -> World:
     """Load a world by bundled name, folder or hub id; see :func:`world_folder` and :func:`load_model`."""
     folder = world_folder(name_or_path)
     demonstrations = Demonstrations.load(folder / "starts.safetensors").to(device)
-    return World(load_model(folder, dynamics, device, precision), demonstrations, folder)
+    return World(load_model(folder, dynamics, device, precision, prediction_length), demonstrations, folder)
 
 
 def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str = "cpu") -> StateEncoder:
