@@ -53,6 +53,8 @@ class EvaluateConfig:
     """World whose encoder (and, in a dream, dynamics) is used; None takes the policy's."""
     dynamics: Literal["flow", "regression"] = "flow"
     """Dynamics of the dream, in a dream's evaluation and in the video."""
+    prediction_length: int | None = None
+    """Actions after which a dream predicts a state; None takes the world's."""
     max_chunks: int | None = None
     """Chunks per episode; None takes the task's."""
     device: str = "auto"
@@ -118,6 +120,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     low, high = wilson_interval(int(successes.sum()), config.episodes)
     setting = f"dynamics={config.dynamics}" if dreams else f"placement={config.placement}"
+    if dreams and config.prediction_length:
+        setting += f",prediction_length={config.prediction_length}"
     if dreams and config.starts == "simulator":
         setting += f",placement={config.placement}"
     row = {

@@ -33,7 +33,7 @@ from agents.ppo_checkpoint import Parts, load_checkpoint, save_checkpoint, setti
 from rewards import RewardName
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import dream_id, episode_chunks, simulator_id
-from world_models.processes import Processes, launched
+from world_models.processes import Processes, has_bfloat16, launched
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -53,8 +53,8 @@ class PPOConfig:
     few ``num_envs``, each is a process."""
     dynamics: Literal["flow", "regression"] = "flow"
     """Which dynamics of the world dream."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """What the dream computes in; bfloat16 is faster where the processor or GPU has it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the dream computes in; ``auto`` takes bfloat16 where the processor or GPU has instructions for it."""
     demonstrations: int = 10
     """Demonstrations to clone where no policy is given."""
     seed: int = 0
@@ -176,6 +176,9 @@ def train_ppo(config: PPOConfig) -> Path:
     world = config.world or str(clone.facts.get("world", "lift"))
     task = str(clone.facts.get("task", "Lift"))
     config = replace(config, max_chunks=config.max_chunks or episode_chunks(task))
+    if config.precision == "auto":
+        reduced = config.train_in == "dream" and has_bfloat16(device)
+        config = replace(config, precision="bfloat16" if reduced else "float32")
 
     # ---- networks and optimisers
     policy = deepcopy(clone).requires_grad_(True)
@@ -477,7 +480,7 @@ def _check(config: PPOConfig) -> None:
         raise ValueError(f"train_in must be 'dream' or 'simulator', got {config.train_in!r}")
     if config.train_in == "simulator" and (config.uncertainty_penalty or config.max_uncertainty is not None):
         raise ValueError("a simulator has no uncertainty: leave out uncertainty_penalty and max_uncertainty")
-    if config.train_in == "simulator" and config.precision != "float32":
+    if config.train_in == "simulator" and config.precision == "bfloat16":
         raise ValueError(f"a simulator has no precision={config.precision!r}: leave it out")
     if config.uncertainty_penalty < 0:
         raise ValueError(f"uncertainty_penalty must be 0 or more, got {config.uncertainty_penalty}")

@@ -160,6 +160,7 @@ def _play_dreams(policy: Policy, config: EvaluateConfig, env: str, world: str, e
         first_slot=episodes.start,
         world=world,
         dynamics=config.dynamics,
+        prediction_length=config.prediction_length,
         device=str(device),
         obs="features",
         output="torch",

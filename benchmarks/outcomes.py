@@ -41,7 +41,16 @@ def real_and_dreamed(config: EvaluateConfig) -> Outcomes:
     config = replace(config, env=config.env or simulator_id(task), max_chunks=config.max_chunks or episode_chunks(task))
     asked = {
         name: getattr(config, name)
-        for name in ("env", "episodes", "seed_start", "placement", "dynamics", "max_chunks", "device")
+        for name in (
+            "env",
+            "episodes",
+            "seed_start",
+            "placement",
+            "dynamics",
+            "prediction_length",
+            "max_chunks",
+            "device",
+        )
     }
     files = [config.policy / "policy.safetensors", config.policy / "config.json"]
     key = {**asked, "policy": digest(files), "world": world_digest(world)}

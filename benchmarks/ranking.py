@@ -26,6 +26,7 @@ class RankingConfig:
         policies: policy folders, at least three; of different quality, else there is nothing to rank.
         world: bundled name, folder or hub id whose dream ranks; None takes each policy's own.
         dynamics: "flow" or "regression".
+        prediction_length: actions after which the dream predicts a state; None for the world's own.
         episodes: of each policy, in the simulator (on the report seeds) and in the dream.
         placement: where the simulator puts the object: ``standard`` or ``wide``.
         env: the ground truth; None for the simulator of each policy's task.
@@ -38,6 +39,7 @@ class RankingConfig:
     policies: tuple[Path, ...]
     world: str | None = None
     dynamics: Literal["flow", "regression"] = "flow"
+    prediction_length: int | None = None
     episodes: int = 100
     placement: str = "standard"
     env: str | None = None
@@ -65,6 +67,7 @@ def run(config: RankingConfig) -> list[Row]:
                 placement=config.placement,
                 world=config.world,
                 dynamics=config.dynamics,
+                prediction_length=config.prediction_length,
                 device=config.device,
                 progress=config.progress,
             )
@@ -106,6 +109,7 @@ def _rows(config: RankingConfig, task: str, real: np.ndarray, dream: np.ndarray)
     """Rows of outcomes (P, N) in the simulator and in the dream."""
     facts = (describe_hardware(choose_device(config.device)), today(), command_line())
     setting = f"placement={config.placement},policies={len(real)}"
+    setting += f",prediction_length={config.prediction_length}" if config.prediction_length else ""
     report = f"report {REPORT_SEEDS.start}-{REPORT_SEEDS.start + config.episodes - 1}"
     # Every policy meets the same episodes, so these are resampled for all at once; dream and simulator have their own.
     generator = np.random.default_rng(0)

@@ -75,6 +75,8 @@ class TransferConfig:
         videos: further demonstrations whose frames alone ``bc_videos`` learns from.
         iterations: PPO iterations in the dream.
         reward: what PPO in the dream is rewarded by, besides success; None for each method's own.
+        prediction_length: actions after which dreams predict a state, those that PPO trains in and those that tell the
+            success in the dream; None for the world's own.
         episodes: simulator episodes a policy, on the report seeds, the same for every policy.
         placement: ``standard`` or ``wide``.
         env: the ground truth; None for the simulator of the world's task.
@@ -92,6 +94,7 @@ class TransferConfig:
     videos: int = 20
     iterations: int = 100
     reward: RewardName | None = None
+    prediction_length: int | None = None
     episodes: int = 100
     placement: str = "standard"
     env: str | None = None
@@ -131,6 +134,7 @@ def run(config: TransferConfig) -> list[Row]:
                         episodes=config.episodes,
                         placement=config.placement,
                         dynamics=_dynamics(method),
+                        prediction_length=config.prediction_length,
                         device=config.device,
                         progress=config.progress,
                     )
@@ -192,8 +196,7 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if not _finished(folder):
             train_sb3_sac(SB3SACConfig(start, folder, seed=seed, device=config.device, progress=config.progress))
         return folder
-    reward = config.reward if method in IN_THE_DREAM else None
-    folder = runs / f"{method}_{name}_{config.iterations}_iterations{'_' + reward if reward else ''}"
+    folder = runs / f"{method}_{name}_{config.iterations}_iterations{_variant(config, method).replace(',', '_')}"
     if not _finished(folder):
         training = PPOConfig(
             start,
@@ -208,8 +211,9 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if method == "iql_ppo":
             # A policy that nearly always succeeds has little to learn from a clock.
             training.reward = "sparse"
-        if reward:
-            training.reward = reward
+        if method in IN_THE_DREAM:
+            training.reward = config.reward or training.reward
+            training.prediction_length = config.prediction_length
         if method in IN_SIMULATOR:
             training.train_in, training.num_envs, training.steps = "simulator", SIMULATORS, 256 // SIMULATORS
         if method == "ppo_simulator":
@@ -233,6 +237,13 @@ def training_effort(policy: Path) -> dict[str, float]:
         metric = "simulator_control_steps" if simulator else "dream_control_steps"
         effort[metric] = training["decisions"] * loaded.chunk_length
     return effort
+
+
+def _variant(config: TransferConfig, method: str) -> str:
+    """What is set otherwise than PPO in the dream has it, for settings of rows; empty for other methods."""
+    named = {"reward": config.reward, "prediction_length": config.prediction_length}
+    chosen = {name: value for name, value in named.items() if value is not None}
+    return "".join(f",{name}={value}" for name, value in chosen.items()) if method in IN_THE_DREAM else ""
 
 
 def _dynamics(method: str) -> Literal["flow", "regression"]:
@@ -263,7 +274,7 @@ def _rows(
         demonstrations = "all" if method in ON_ALL_EPISODES else config.demonstrations
         setting = f"placement={config.placement},demonstrations={demonstrations}"
         setting += f",videos={config.videos}" if method == "bc_videos" else ""
-        setting += f",reward={config.reward}" if config.reward and method in IN_THE_DREAM else ""
+        setting += _variant(config, method)
         seeds = config.training_seeds[: len(successes)]
         label = ",".join(map(str, seeds))
         dreamed = np.array([outcomes.dream for outcomes in played[method]])

@@ -121,9 +121,8 @@ class Dream:
         Returns:
             Reward (B,) float32, terminated and truncated (B,) bool.
         """
-        slots, shape = self.slots, self._model.noise_shape
-        key = counter_noise.fold(slots.key, _NOISE, slots.taken)
-        noise = None if shape is None else counter_noise.normal(key, shape)
+        slots = self.slots
+        noise = self._noise(counter_noise.fold(slots.key, _NOISE, slots.taken))
         with torch.inference_mode():
             slots.features, slots.error, uncertainty = self._model.predict(
                 slots.features, chunk, noise, self._solver_steps, slots.error
@@ -184,6 +183,14 @@ class Dream:
             state, world=world, fingerprint=fingerprint, chunk_length=self.chunk_length, num_envs=len(seeds)
         )
         self.slots.restore(state.slots, seeds)
+
+    def _noise(self, key: Tensor) -> Tensor | None:
+        """Noise of a chunk from keys (B,) int64; each prediction's has a key of its own. None if none is needed."""
+        whole, one = self._model.noise_shape, self._model.prediction_noise
+        if whole is None or one is None:
+            return None
+        keys = [counter_noise.fold(key, number) if number else key for number in range(whole[0] // one[0])]
+        return torch.cat([counter_noise.normal(own, one) for own in keys], dim=1)
 
     def _drawn(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._starts.draw(counter_noise.fold(self.slots.key, _STARTS))

@@ -96,7 +96,7 @@ def test_ppo_in_two_processes_is_ppo_in_one(world: str, tmp_path: Path) -> None:
     clone.facts = {"method": "bc", "world": world, "task": "Lift"}
     config = PPOConfig(
         clone.save(tmp_path / "clone"), tmp_path / "two", num_envs=6, steps=3, iterations=5, warmup_iterations=2,
-        minibatches=2, learning_rate=1e-3, target_kl=1.0, progress=False,
+        minibatches=2, learning_rate=1e-3, target_kl=1.0, progress=False, precision="float32",
         device="cpu" if torch.cuda.is_available() else "auto",
     )  # fmt: skip
     settings = {**vars(config), "policy": str(config.policy), "out": str(config.out)}
