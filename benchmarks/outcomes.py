@@ -33,42 +33,31 @@ class Outcomes(NamedTuple):
 def real_and_dreamed(config: EvaluateConfig) -> Outcomes:
     """Evaluate a policy as ``config`` says in the simulator, and in the dream from the very same initial states.
 
-    What came out is kept in the policy's folder, and read from there when the same policy, in the same world, is asked
-    for the same episodes again.
+    What came out of either is kept in the policy's folder, and read from there when the same policy, in the same world,
+    is asked for the same episodes again.
     """
     facts = load_policy(config.policy).facts
     world, task = config.world or str(facts.get("world", "lift")), str(facts.get("task", "Lift"))
     config = replace(config, env=config.env or simulator_id(task), max_chunks=config.max_chunks or episode_chunks(task))
-    asked = {
-        name: getattr(config, name)
-        for name in (
-            "env",
-            "episodes",
-            "seed_start",
-            "placement",
-            "dynamics",
-            "prediction_length",
-            "max_chunks",
-            "device",
-        )
-    }
+    real = _evaluated(config, world, ())
+    dreams = replace(config, env=dream_id(task), starts="simulator")
+    dreamed = _evaluated(dreams, world, ("dynamics", "prediction_length"))
+    return Outcomes(np.array(real["success"]), np.array(dreamed["success"]), np.array(real["control_steps"]), task)
+
+
+def _evaluated(config: EvaluateConfig, world: str, of_dreams: tuple[str, ...]) -> dict[str, list]:
+    """Success and control steps of each episode, evaluated unless the policy's folder has them."""
+    names = ("env", "episodes", "seed_start", "placement", "max_chunks", "device", *of_dreams)
+    asked = {name: getattr(config, name) for name in names}
     files = [config.policy / "policy.safetensors", config.policy / "config.json"]
     key = {**asked, "policy": digest(files), "world": world_digest(world)}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    path = config.policy / "evaluation" / f"real_and_dreamed-{name}.json"
+    path = config.policy / "evaluation" / f"outcomes-{name}.json"
     if not path.is_file():
-        real = evaluate(config)
-        dream = evaluate(replace(config, env=dream_id(task), starts="simulator"))
-        found = {
-            "real": real.successes.tolist(),
-            "dream": dream.successes.tolist(),
-            "control_steps": real.control_steps.tolist(),
-            "task": task,
-        }
-        save_json(path, {"of": key, **found})
-    kept = json.loads(path.read_text())
-    real_success, dreamed, steps = (np.array(kept[name]) for name in ("real", "dream", "control_steps"))
-    return Outcomes(real_success, dreamed, steps, kept["task"])
+        found = evaluate(config)
+        episodes = {"success": found.successes.tolist(), "control_steps": found.control_steps.tolist()}
+        save_json(path, {"of": key, **episodes})
+    return json.loads(path.read_text())
 
 
 def world_digest(world: str) -> str:

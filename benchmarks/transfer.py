@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -196,7 +197,7 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
         if not _finished(folder):
             train_sb3_sac(SB3SACConfig(start, folder, seed=seed, device=config.device, progress=config.progress))
         return folder
-    folder = runs / f"{method}_{name}_{config.iterations}_iterations{_variant(config, method).replace(',', '_')}"
+    folder = runs / f"{method}_{name}_{config.iterations}_iterations{re.sub('[,=]', '_', _variant(config, method))}"
     if not _finished(folder):
         training = PPOConfig(
             start,

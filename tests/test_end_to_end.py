@@ -138,7 +138,7 @@ def test_transfer_pairs_policies_on_the_same_states(tmp_path: Path, monkeypatch:
     rla_gym_command(monkeypatch, *arguments)
     first = json.loads(out.read_text())
     written = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
-    assert sum(path.name.startswith("real_and_dreamed") for path in written) == 4
+    assert sum(path.name.startswith("outcomes-") for path in written) == 2 * 4
     rla_gym_command(monkeypatch, *arguments)
     # Neither trained nor judged again.
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == written
@@ -150,6 +150,15 @@ def test_transfer_pairs_policies_on_the_same_states(tmp_path: Path, monkeypatch:
     assert table["ppo", "training_seconds"]["value"] > 0
     assert {("blind", "success_rate"), ("cem", "success_gain_over_bc")} <= set(table)
     assert out.with_suffix(".png").is_file()
+    # Other dreams: another policy, and another judge of the clone, but the simulator's verdict on the clone stands.
+    rla_gym_command(monkeypatch, *arguments[:2], "--methods", "bc", "ppo", "--prediction-length", 4, *arguments[7:])
+    added = [path for path in runs.rglob("outcomes-*.json") if path not in written]
+    assert sorted(path.parent.parent.name[:3] for path in added) == ["bc_", "ppo", "ppo"]
+    (other,) = runs.glob("*/ppo_*_prediction_length_4")
+    assert load_policy(other).facts["training"]["prediction_length"] == 4
+    told = {(row["method"], row["metric"]): row for row in json.loads(out.read_text())}
+    assert told["ppo", "success_rate"]["setting"].endswith(",prediction_length=4")
+    assert told["bc", "success_rate"]["value"] == table["bc", "success_rate"]["value"]
 
 
 def test_ppo_goes_on_from_what_all_episodes_taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
