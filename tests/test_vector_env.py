@@ -265,6 +265,7 @@ def test_single_env_errors_and_slots(world: str) -> None:
         ({"render_mode": "human"}, "render_mode='human'"),
         ({"num_envs": 0}, "num_envs=0 must be at least 1"),
         ({"chunk_length": 9}, "chunk_length=9 must be between 1 and 8"),
+        ({"prediction_length": 9}, "prediction_length=9 must be between 1 and 8"),
         ({"max_chunks": 0}, "max_chunks=0 must be at least 1"),
         ({"solver_steps": 0}, "solver_steps=0 must be at least 1"),
         ({"device": "cuda:99"}, "device='cuda:99' is not usable here"),

@@ -46,6 +46,24 @@ def test_a_reduced_precision_is_another_dream(make: Make) -> None:
     assert 0 < float((seen[1] - seen[0]).abs().max()) < 0.1
 
 
+def test_a_chunk_predicted_in_parts_is_as_many_short_chunks(make: Make) -> None:
+    arguments = {"dynamics": "regression", "output": "torch", "terminate_on_success": False, "starts": "first"}
+    parts, short = make(4, prediction_length=4, **arguments), make(4, chunk_length=4, **arguments)
+    actions = np.random.default_rng(0).uniform(-1, 1, parts.action_space.shape).astype(np.float32)
+    parts.reset(seed=0)
+    seen, *_, info = parts.step(actions)
+    short.reset(seed=0)
+    for half in np.split(actions, 2, axis=1):
+        expected, *_, last = short.step(half)
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    np.testing.assert_allclose(info["uncertainty"], last["uncertainty"], rtol=1e-4)
+    whole = make(4, **arguments)
+    whole.reset(seed=0)
+    assert np.abs(whole.step(actions)[0] - seen).max() > 1e-3
+    with pytest.raises(ValueError, match="the same files and the same dynamics"):
+        parts.set_state(whole.get_state())
+
+
 def test_worlds_are_shared_and_freed(world: str, tmp_path: Path) -> None:
     world = str(shutil.copytree(world, tmp_path / "own"))
     gc.collect()
