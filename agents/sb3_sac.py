@@ -43,7 +43,7 @@ class SB3SACConfig(SB3Config):
     """First decisions, by the clone's actions and their noise, from which the critics alone learn."""
     gradient_steps: int = 8
     """Updates for each step of all dreams."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Decisions of an update."""
     gamma: float = 0.9
     """Discount per chunk."""
