@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import gymnasium as gym
+import numpy as np
+import torch
 from torch import Tensor
 
 from agents.bc import world_reference
@@ -18,6 +20,7 @@ from world_models.processes import choose_device
 
 try:
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
     from stable_baselines3.common.vec_env import VecMonitor
 
@@ -107,6 +110,36 @@ def check_fits(policy: TokenPolicy, envs: Any) -> None:
             f"the policy maps {(policy.num_tokens, policy.channels)} to {(policy.action_size,)}, the environment has "
             f"{spaces[0]} and {spaces[1]}; use the world and chunk length of the policy"
         )
+
+
+class DreamWatch(BaseCallback):
+    """Logs what a dream's own success rate does not say: its uncertainty, and how far the policy is from the clone.
+
+    TensorBoard has them as ``charts/uncertainty`` (of the steps since the last record) and ``charts/distance_to_bc``
+    (mean absolute difference of the deterministic actions in the present states), beside Stable-Baselines3's
+    ``rollout/success_rate``. A success rate that rises far from the clone is to be judged in the simulator.
+
+    Args:
+        clone: the policy that training starts from.
+        every: roll-outs between two measurements of the distance.
+    """
+
+    def __init__(self, clone: TokenPolicy, every: int = 1) -> None:
+        super().__init__()
+        self._clone, self._every, self._rollouts = clone, every, 0
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            self.logger.record_mean("charts/uncertainty", info["uncertainty"])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._rollouts += 1
+        if self._rollouts % self._every == 0:
+            seen = self.locals["new_obs"]
+            actions, _ = self.model.predict(seen, deterministic=True)
+            cloned = self._clone.act(torch.from_numpy(seen)).numpy()
+            self.logger.record("charts/distance_to_bc", float(np.abs(np.clip(actions, -1, 1) - cloned).mean()))
 
 
 def save_trained(

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from agents.policy import TokenPolicy
-from agents.sb3_clone import SB3Config, TokenExtractor, check_fits, load_clone, open_dream, save_trained
+from agents.sb3_clone import DreamWatch, SB3Config, TokenExtractor, check_fits, load_clone, open_dream, save_trained
 from world_models.processes import choose_device
 
 try:
@@ -125,8 +125,8 @@ def train_sb3_ppo(config: SB3PPOConfig) -> Path:
     began = time.perf_counter()
     try:
         model = make_sb3_ppo(clone, envs, config)
-        warm_up = _ValueWarmup(config.warmup_iterations)
-        model.learn(config.iterations * samples, callback=warm_up, progress_bar=config.progress)
+        callbacks = [_ValueWarmup(config.warmup_iterations), DreamWatch(clone)]
+        model.learn(config.iterations * samples, callback=callbacks, progress_bar=config.progress)
     finally:
         envs.close()
     return save_trained(config, "sb3_ppo", model, token_policy_of(model, clone), clone, time.perf_counter() - began)

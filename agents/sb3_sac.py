@@ -17,7 +17,7 @@ import torch
 from gymnasium.spaces import Box
 
 from agents.policy import TokenPolicy
-from agents.sb3_clone import SB3Config, TokenExtractor, check_fits, load_clone, open_dream, save_trained
+from agents.sb3_clone import DreamWatch, SB3Config, TokenExtractor, check_fits, load_clone, open_dream, save_trained
 from world_models.processes import choose_device
 
 try:
@@ -138,7 +138,8 @@ def train_sb3_sac(config: SB3SACConfig) -> Path:
     began = time.perf_counter()
     try:
         model = make_sb3_sac(clone, envs, config)
-        model.learn(config.decisions, callback=_CriticWarmup(config.warmup_decisions), progress_bar=config.progress)
+        callbacks = [_CriticWarmup(config.warmup_decisions), DreamWatch(clone, every=8)]
+        model.learn(config.decisions, callback=callbacks, progress_bar=config.progress)
     finally:
         envs.close()
     return save_trained(config, "sb3_sac", model, token_policy_of(model, clone), clone, time.perf_counter() - began)

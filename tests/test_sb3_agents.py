@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.bc import BCConfig, train_bc
 from agents.policy import TokenPolicy, load_policy
@@ -114,6 +115,26 @@ def test_sac_trains_and_saves_both_forms(clone: Path, tmp_path: Path) -> None:
     features = np.random.default_rng(0).normal(size=(3, 16, 8)).astype(np.float32)
     actions, _ = model.predict(features, deterministic=True)
     assert np.abs(actions.clip(-1, 1) - policy.act(torch.from_numpy(features)).numpy()).max() < 0.04
+
+
+@pytest.mark.parametrize(
+    ("train", "config", "more"),
+    [
+        (train_sb3_ppo, SB3PPOConfig, {"iterations": 3, "warmup_iterations": 1, "batch_size": 32}),
+        (train_sb3_sac, SB3SACConfig, {"decisions": 64 * 8, "warmup_decisions": 32 * 8, "batch_size": 16}),
+    ],
+)
+def test_every_run_logs_doubt_and_distance_from_the_clone(train, config, more, clone: Path, tmp_path: Path) -> None:
+    settings = {"policy": clone, "out": tmp_path, "num_envs": 8, "max_chunks": 2, "starts": "mixed", "device": "cpu"}
+    train(config(**settings, learning_rate=1e-2, progress=False, **more))
+    (log,) = (tmp_path / "tensorboard").iterdir()
+    events = EventAccumulator(str(log)).Reload()
+    doubt, distance = (
+        [scalar.value for scalar in events.Scalars(f"charts/{name}")] for name in ("uncertainty", "distance_to_bc")
+    )
+    assert min(doubt) > 0
+    assert distance[0] < 0.02
+    assert distance[-1] > distance[0]
 
 
 def test_a_policy_that_cannot_learn_is_refused(world: str, tmp_path: Path) -> None:
