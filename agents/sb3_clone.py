@@ -71,6 +71,15 @@ class TokenExtractor(BaseFeaturesExtractor):
         return self.trunk(observations)
 
 
+def extractor_settings(policy: TokenPolicy) -> dict[str, Any]:
+    """``policy_kwargs`` with which actor and critics each have a trunk of the policy's shape."""
+    return {
+        "features_extractor_class": TokenExtractor,
+        "features_extractor_kwargs": {"width": policy.width, "queries": policy.queries},
+        "share_features_extractor": False,
+    }
+
+
 def load_clone(folder: Path) -> TokenPolicy:
     """The cloned policy of a folder.
 

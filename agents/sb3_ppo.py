@@ -14,7 +14,16 @@ from typing import Any, cast
 import torch
 
 from agents.policy import TokenPolicy
-from agents.sb3_clone import DreamWatch, SB3Config, TokenExtractor, check_fits, load_clone, open_dream, save_trained
+from agents.sb3_clone import (
+    DreamWatch,
+    SB3Config,
+    TokenExtractor,
+    check_fits,
+    extractor_settings,
+    load_clone,
+    open_dream,
+    save_trained,
+)
 from world_models.processes import choose_device
 
 try:
@@ -82,9 +91,7 @@ def make_sb3_ppo(policy: TokenPolicy, envs: Any, config: SB3PPOConfig) -> PPO:
         device=choose_device(config.device),
         tensorboard_log=str(config.out / "tensorboard"),
         policy_kwargs={
-            "features_extractor_class": TokenExtractor,
-            "features_extractor_kwargs": {"width": policy.width, "queries": policy.queries},
-            "share_features_extractor": False,
+            **extractor_settings(policy),
             "net_arch": [],
             "ortho_init": False,
         },

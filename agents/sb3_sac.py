@@ -17,7 +17,16 @@ import torch
 from gymnasium.spaces import Box
 
 from agents.policy import TokenPolicy
-from agents.sb3_clone import DreamWatch, SB3Config, TokenExtractor, check_fits, load_clone, open_dream, save_trained
+from agents.sb3_clone import (
+    DreamWatch,
+    SB3Config,
+    TokenExtractor,
+    check_fits,
+    extractor_settings,
+    load_clone,
+    open_dream,
+    save_trained,
+)
 from world_models.processes import choose_device
 
 try:
@@ -96,9 +105,7 @@ def make_sb3_sac(policy: TokenPolicy, envs: VecEnv, config: SB3SACConfig) -> SAC
         device=choose_device(config.device),
         tensorboard_log=str(config.out / "tensorboard"),
         policy_kwargs={
-            "features_extractor_class": TokenExtractor,
-            "features_extractor_kwargs": {"width": policy.width, "queries": policy.queries},
-            "share_features_extractor": False,
+            **extractor_settings(policy),
             "net_arch": {"pi": [], "qf": [256]},
         },
     )
