@@ -221,3 +221,15 @@ def load_policy(folder: str | Path, device: str | torch.device = "cpu") -> Polic
         raise ValueError(f"{folder}: {WEIGHTS_FILE} and {CONFIG_FILE} do not fit ({error}); train it again") from error
     policy.facts = {name: value for name, value in config.items() if name != "kind"}
     return policy.to(device).eval()
+
+
+def load_clone(folder: str | Path, device: str | torch.device = "cpu") -> TokenPolicy:
+    """A policy folder that training can start from, as :func:`load_policy` loads it.
+
+    Raises:
+        ValueError: it is a policy that cannot learn; else as :func:`load_policy`.
+    """
+    clone = load_policy(folder, device)
+    if not isinstance(clone, TokenPolicy):
+        raise ValueError(f"{folder} is a {clone.kind!r} policy, which cannot learn; make one by `rla-gym agent bc`")
+    return clone

@@ -28,7 +28,7 @@ from tqdm import tqdm
 import rla_gym  # noqa: F401  registers the environments
 from agents.bc import BCConfig, train_bc, world_reference
 from agents.gaussian import gaussian_kl, gaussian_log_prob
-from agents.policy import TokenCritic, TokenPolicy, load_policy
+from agents.policy import TokenCritic, load_clone
 from agents.ppo_checkpoint import Parts, load_checkpoint, save_checkpoint, settings
 from rewards import RewardName
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
@@ -167,12 +167,7 @@ def train_ppo(config: PPOConfig) -> Path:
             )
         )
     processes.wait()
-    clone = load_policy(clone_folder, device)
-    if not isinstance(clone, TokenPolicy):
-        raise ValueError(
-            f"{clone_folder} is a {clone.kind!r} policy, which cannot learn; make one by `rla-gym agent bc`"
-        )
-    clone.requires_grad_(False)
+    clone = load_clone(clone_folder, device).requires_grad_(False)
     world = config.world or str(clone.facts.get("world", "lift"))
     task = str(clone.facts.get("task", "Lift"))
     config = replace(config, max_chunks=config.max_chunks or episode_chunks(task))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.bc import world_reference
-from agents.policy import TokenPolicy, TokenTrunk, load_policy
+from agents.policy import TokenPolicy, TokenTrunk
 from rewards import RewardName
 from rla_gym.tasks import dream_id
 from rla_gym.vector_env import RLAWMVectorEnv
@@ -78,19 +78,6 @@ def extractor_settings(policy: TokenPolicy) -> dict[str, Any]:
         "features_extractor_kwargs": {"width": policy.width, "queries": policy.queries},
         "share_features_extractor": False,
     }
-
-
-def load_clone(folder: Path) -> TokenPolicy:
-    """The cloned policy of a folder.
-
-    Raises:
-        ValueError: it is a policy that cannot learn.
-        FileNotFoundError: there is none.
-    """
-    clone = load_policy(folder)
-    if not isinstance(clone, TokenPolicy):
-        raise ValueError(f"{folder} is a {clone.kind!r} policy, which cannot learn; make one by `rla-gym agent bc`")
-    return clone
 
 
 def open_dream(config: SB3Config, clone: TokenPolicy) -> VecMonitor:

@@ -13,14 +13,13 @@ from typing import Any, cast
 
 import torch
 
-from agents.policy import TokenPolicy
+from agents.policy import TokenPolicy, load_clone
 from agents.sb3_clone import (
     DreamWatch,
     SB3Config,
     TokenExtractor,
     check_fits,
     extractor_settings,
-    load_clone,
     open_dream,
     save_trained,
 )

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from agents.policy import TokenPolicy
+from agents.policy import TokenPolicy, load_clone
 from agents.sb3_clone import (
     DreamWatch,
     SB3Config,
     TokenExtractor,
     check_fits,
     extractor_settings,
-    load_clone,
     open_dream,
     save_trained,
 )
