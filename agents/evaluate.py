@@ -63,7 +63,8 @@ class EvaluateConfig:
     """Play on a Ray cluster: that of ``RAY_ADDRESS``, else one on this machine. Its machines need policy and world at
     the same place; every worker has a simulator, or ``num_envs`` dreams, of its own."""
     out: Path | None = None
-    """JSON rows to write; None: ``<policy>/evaluation/<env>-<placement or dynamics>.json``. Episodes go beside."""
+    """JSON rows to write; None: ``<policy>/evaluation/<env>-<placement or dynamics>.json``, the dynamics with
+    ``prediction_length`` where that is given. Episodes go beside."""
     video: Path | None = None
     """mp4 to write: dream and simulator side by side. Simulator ids only."""
     video_of: Literal["first", "failures"] = "first"
@@ -149,6 +150,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         row,
     )
     variant = config.dynamics if dreams else config.placement
+    if dreams and config.prediction_length:
+        variant += f"-parts-of-{config.prediction_length}"
     out = config.out or config.policy / "evaluation" / f"{gym.spec(env).id}-{variant}.json"
     save_json(out, [row])
     save_json(

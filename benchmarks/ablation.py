@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.evaluate import command_line
+import torch
+
+from agents.evaluate import command_line, describe_hardware
+from benchmarks.dream_errors import dream_error_rows
+from benchmarks.held_out import HeldOut, held_out_episodes, training_rows
 from benchmarks.plots import plot_accuracy_against_compute
+from benchmarks.probes import AttentiveProbe, ProbeConfig, fit_probe
 from benchmarks.results import Row, print_rows, today, write_rows
-from world_models.world_model import world_folder
+from benchmarks.rollout_errors import simulator_states
+from rla_gym.tasks import episode_chunks
+from world_models.data.episodes import EpisodeDataset
+from world_models.data.feature_cache import cache_features
+from world_models.world_model import load_encoder, read_config, world_folder
 
 PLACES = {"out", "cache", "encoder_from", "device", "threads"}
 """Settings that say where things lie, and change no result."""
@@ -22,23 +31,33 @@ class AblationConfig:
 
     Attributes:
         worlds: trained worlds (bundled names, folders or hub ids); the first is the recipe that the others vary.
+        data: a dataset to roll the flows out on, for errors in centimetres and lifts; None leaves these out.
+        split: which of its episodes; recipes are chosen on ``validation``.
+        cache: folder of the feature cache; None for ``<data>/cache``.
         out: JSON of the result rows; the picture lies beside it.
+        probe: size and schedule of the probes, which are fitted on the training episodes.
     """
 
     worlds: tuple[str, ...]
+    data: Path | None = None
+    split: str = "validation"
+    cache: Path | None = None
     out: Path = Path("benchmarks/results/ablation.json")
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
 
 
 def run(config: AblationConfig) -> list[Row]:
     """Compare, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: fewer than two worlds, or one without training.json.
+        ValueError: fewer than two worlds, one without training.json, or data that lack simulator columns or long
+            enough episodes.
     """
     if len(config.worlds) < 2:
         raise ValueError("an ablation compares worlds; name the recipe's and at least one that varies it")
     facts = [_training(name) for name in config.worlds]
     recipe = _flat(facts[0]["settings"])
+    seen = None if config.data is None else _Seen(config, config.data)
     rows: list[Row] = []
     for name, training in zip(config.worlds, facts, strict=True):
         settings = _flat(training["settings"])
@@ -54,11 +73,44 @@ def run(config: AblationConfig) -> list[Row]:
                             int(scalars.get("iterations", 0)), str(settings["seed"]), _unit(metric),
                             training["hardware"], today(), command)
                     )  # fmt: skip
+        if seen is not None:
+            folder = world_folder(name)
+            rows += dream_error_rows(
+                folder, *seen.by(folder), bench="ablation", task=str(settings["task"]), method=method,
+                seeds=str(settings["seed"]), hardware=describe_hardware(), date=today(), command=command,
+            )  # fmt: skip
     write_rows(config.out, rows)
     shown = [row for row in rows if row.setting in ("rla", "flow", "regression") and row.metric != "seconds"]
     print_rows(shown, f"ablation ({command_line()})")
+    dreamed = [row for row in rows if row.setting.startswith("chunks=")]
+    if dreamed:
+        print_rows(dreamed, f"dreams of {config.split} episodes")
     plot_accuracy_against_compute(rows, config.out.with_suffix(".png"))
     return rows
+
+
+class _Seen:
+    """Held-out episodes and a probe, as each encoder sees them; worlds of one encoder share both."""
+
+    def __init__(self, config: AblationConfig, data: Path) -> None:
+        self._config, self._cache = config, config.cache or data / "cache"
+        self._dataset = EpisodeDataset(data)
+        self._states = simulator_states(self._dataset)
+        self._found: dict[tuple[str, int], tuple[HeldOut, AttentiveProbe]] = {}
+
+    def by(self, folder: Path) -> tuple[HeldOut, AttentiveProbe]:
+        """As the world in this folder sees them."""
+        world, encoder = read_config(folder), load_encoder(folder)
+        key = encoder.fingerprint(), world.chunk_length
+        if key not in self._found:
+            features = torch.from_numpy(cache_features(self._dataset, encoder, self._cache))
+            held_out = held_out_episodes(
+                self._dataset, self._config.split, features, self._states, chunks=episode_chunks(world.task),
+                length=world.chunk_length,
+            )  # fmt: skip
+            probe = fit_probe(*training_rows(self._dataset, features, self._states), self._config.probe)
+            self._found[key] = held_out, probe
+        return self._found[key]
 
 
 def _training(name: str) -> dict[str, Any]:

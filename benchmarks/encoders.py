@@ -8,19 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from agents.evaluate import command_line, describe_hardware
-from benchmarks.held_out import HeldOut, held_out_episodes, probe_floor, training_rows
-from benchmarks.probes import AttentiveProbe, ProbeConfig, fit_probe
+from benchmarks.dream_errors import dream_error_rows
+from benchmarks.held_out import held_out_episodes, probe_floor, training_rows
+from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.results import Row, print_rows, today, write_rows
-from benchmarks.rollout_errors import QUANTITIES, rollout_errors, simulator_states
+from benchmarks.rollout_errors import QUANTITIES, simulator_states
 from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features
-from world_models.open_loop import open_loop
-from world_models.world_model import dynamics_in, load_encoder, load_model, read_config, world_folder
+from world_models.world_model import dynamics_in, load_encoder, read_config, world_folder
 
 
 @dataclass(frozen=True)
@@ -69,26 +68,16 @@ def run(config: EncodersConfig) -> list[Row]:
         floor = probe_floor(
             dataset, config.split, fit_probe(*training_rows(dataset, picture, states), config.probe), picture, states
         )
-        found = [(f"{quantity}_error_cm", "real frames", floor[quantity][0], "cm") for quantity in QUANTITIES]
+        facts = {"bench": "encoders", "task": world.task, "method": method, "seeds": "1 world"}
+        facts |= {"hardware": describe_hardware(), "date": today(), "command": command_line()}
+        rows += [
+            Row(metric=f"{name}_error_cm", setting="real frames", value=floor[name][0], low=None, high=None,
+                n=len(held_out.kinds), unit="cm", **facts)
+            for name in QUANTITIES
+        ]  # fmt: skip
         if "flow" in dynamics_in(folder):
             probe = fit_probe(*training_rows(dataset, features, states), config.probe)
-            found += _dreamed(folder, held_out, probe, f"chunks={chunks}")
-        count = len(held_out.kinds)
-        facts = {"seeds": "1 world", "hardware": describe_hardware(), "date": today(), "command": command_line()}
-        rows += [
-            Row("encoders", world.task, method, metric, setting, value, None, None, count, unit=unit, **facts)
-            for metric, setting, value, unit in found
-        ]
+            rows += dream_error_rows(folder, held_out, probe, **facts)
     write_rows(config.out, rows)
     print_rows(rows, f"encoders on {rows[0].n} {config.split} episodes")
     return rows
-
-
-def _dreamed(folder: Path, held_out: HeldOut, probe: AttentiveProbe, setting: str) -> list[tuple[str, str, float, str]]:
-    """Metric, setting, value and unit of the flow's errors at the end of its roll-outs."""
-    rollout = open_loop(load_model(folder), held_out.start, held_out.actions)
-    errors = rollout_errors(rollout.features, held_out.real, held_out.start, held_out.truth, probe)
-    found = [(f"{name}_error_cm", setting, float(errors.centimetres[name][:, -1].mean()), "cm") for name in QUANTITIES]
-    lifted, dreamed = held_out.lifted[:, -1], errors.lifted[:, -1]
-    rates = {"false_lift_rate": dreamed[~lifted], "missed_lift_rate": ~dreamed[lifted]}
-    return found + [(name, setting, float(np.mean(wrong)), "fraction") for name, wrong in rates.items() if len(wrong)]

@@ -25,6 +25,7 @@ from rewards import RewardName
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.data.episodes import EpisodeDataset
 from world_models.processes import choose_device
+from world_models.world_model import check_prediction_length, world_folder
 
 Method = Literal[
     "blind",
@@ -110,7 +111,8 @@ def run(config: TransferConfig) -> list[Row]:
     """Train what is missing, evaluate on the report seeds, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: an unknown method, ``bc_videos`` without videos, or ``iql`` or ``iql_ppo`` without data.
+        ValueError: an unknown method, ``bc_videos`` without videos, ``iql`` or ``iql_ppo`` without data, or a
+            prediction longer than the world's chunks.
     """
     unknown = sorted(set(config.methods) - set(get_args(Method)))
     if unknown:
@@ -119,6 +121,8 @@ def run(config: TransferConfig) -> list[Row]:
         raise ValueError(f"videos must be at least 1 for bc_videos, got {config.videos}")
     if config.data is None and (offline := [name for name in config.methods if name in ON_ALL_EPISODES]):
         raise ValueError(f"{offline[0]} learns from the world's dataset, and none was given; pass --data")
+    if config.prediction_length is not None:
+        check_prediction_length(world_folder(config.world), config.prediction_length)
     played: dict[str, list[Outcomes]] = {}
     efforts: dict[str, list[dict[str, float]]] = {}
     for method in config.methods:

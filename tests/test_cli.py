@@ -57,6 +57,7 @@ def test_members_of_a_family_exist() -> None:
             "speed, training",
         ),
         (["bench", "transfer", "--methods", "iql"], "pass --data"),
+        (["bench", "transfer", "--prediction-length", "9"], "prediction_length=9 must be between 1 and 8"),
         (["train", "/nothing/here", "--out", "/tmp/never"], "rla-gym collect"),
         (["evaluate", "/nothing/here"], "/nothing/here"),
         (["agent", "bc", "--world", "/nothing/here"], "no world '/nothing/here'"),

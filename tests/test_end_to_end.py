@@ -84,10 +84,15 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rla_gym_command(
         monkeypatch, "train", data, "--out", varied, *settings, "--encoder-from", world, "--pushed-chunks", 0
     )
-    rla_gym_command(monkeypatch, "bench", "ablation", world, varied, "--out", table)
+    rla_gym_command(monkeypatch, "bench", "ablation", world, varied, "--out", table, "--data", data,
+                    "--probe.iterations", 5)  # fmt: skip
     compared = {(row["method"], row["setting"], row["metric"]): row for row in json.loads(table.read_text())}
     assert compared["recipe", "flow", "training_petaflop"]["value"] > 0
     assert "--pushed-chunks 0" in compared["pushed_chunks 0", "flow", "token_l1_vs_persistence"]["command"]
+    for method in ("recipe", "pushed_chunks 0"):
+        dreamed = compared[method, "chunks=6", "cube_error_cm"]
+        assert 0 < dreamed["low"] <= dreamed["value"] <= dreamed["high"]
+        assert {"false_lift_rate", "missed_lift_rate"} & {key[2] for key in compared if key[0] == method}
     assert table.with_suffix(".png").stat().st_size > 10_000
 
     rewards = tmp_path / "results" / "reward_alignment.json"

@@ -352,6 +352,16 @@ def read_config(folder: Path) -> WorldConfig:
     return WorldConfig.from_dict(json.loads(path.read_text()), str(path))
 
 
+def check_prediction_length(folder: Path, prediction_length: int) -> None:
+    """Raise ValueError unless the world in a folder can predict so many actions at once."""
+    longest = read_config(folder).chunk_length
+    if not 1 <= prediction_length <= longest:
+        raise ValueError(
+            f"prediction_length={prediction_length} must be between 1 and {longest}, the longest chunk that the world "
+            f"{folder} was trained on"
+        )
+
+
 def dynamics_in(folder: Path) -> tuple[str, ...]:
     """Names of the dynamics whose weights a world folder holds: none beside an encoder alone."""
     with safe_open(Path(folder) / "model.safetensors", "pt") as file:
@@ -387,11 +397,7 @@ def load_model(
             raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
     config = read_config(folder)
     if prediction_length is not None:
-        if not 1 <= prediction_length <= config.chunk_length:
-            raise ValueError(
-                f"prediction_length={prediction_length} must be between 1 and {config.chunk_length}, the longest chunk "
-                f"that the world {folder} was trained on"
-            )
+        check_prediction_length(folder, prediction_length)
         config = dataclasses.replace(config, prediction_length=prediction_length)
     model = DYNAMICS[dynamics](config, StateEncoder.from_config(config.encoder, config.proprioception))
     prefixes = {name for name, _ in model.named_children()}
