@@ -48,6 +48,7 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "--rgb-decoder.width", 24,
         *small("distillation.optimisation"), *small("rla-optimisation"), *small("flow-optimisation"),
         *small("regression-optimisation"), *small("rgb-optimisation"),
+        *small("error-optimisation"),
     ]  # fmt: skip
     rla_gym_command(monkeypatch, "train", data, "--out", world, *settings)
     assert (world / "success.json").is_file()

@@ -43,6 +43,7 @@ def in_parts(config: TrainConfig, parts: int) -> TrainConfig:
         flow_optimisation=split(config.flow_optimisation),
         regression_optimisation=split(config.regression_optimisation),
         rgb_optimisation=split(config.rgb_optimisation),
+        error_optimisation=split(config.error_optimisation),
     )
 
 

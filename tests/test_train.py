@@ -45,7 +45,8 @@ def tiny_training(data: Path, out: Path, iterations: int = 12) -> TrainConfig:
         data, out, demonstrations=4, device="cpu", threads=1, encoder=config.encoder,
         distillation=DistillationConfig(optimisation=schedule), rla=config.rla, flow=config.flow,
         regression=config.regression, rgb_decoder=config.rgb_decoder, rla_optimisation=schedule,
-        flow_optimisation=schedule, regression_optimisation=schedule, rgb_optimisation=schedule, pushed_chunks=1,
+        flow_optimisation=schedule, regression_optimisation=schedule, rgb_optimisation=schedule,
+        error_optimisation=schedule, pushed_chunks=1,
     )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def test_training_goes_on_from_a_world_and_leaves_stages_of_no_iterations_alone(
     none = OptimisationConfig(0)
     later = replace(
         config, out=tmp_path / "later", start_from=str(tmp_path / "first"),
-        rla_optimisation=none, rgb_optimisation=none,
+        rla_optimisation=none, rgb_optimisation=none, error_optimisation=none,
         flow_optimisation=replace(config.flow_optimisation, iterations=5),
     )  # fmt: skip
     metrics = train(later)
@@ -68,6 +69,16 @@ def test_training_goes_on_from_a_world_and_leaves_stages_of_no_iterations_alone(
     assert changed == {"flow"}
     with pytest.raises(ValueError, match="other sizes"):
         train(replace(later, out=tmp_path / "wider", flow=replace(config.flow, width=32)))
+    # What is taught about errors changes no dream.
+    taught = replace(
+        later, out=tmp_path / "taught", flow_optimisation=none,
+        error_optimisation=replace(config.error_optimisation, iterations=5),
+    )  # fmt: skip
+    assert -1 <= train(taught)["flow_errors"]["error_correlation"] <= 1
+    after = load_file(tmp_path / "taught" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[2].split("_")[0] for name in changed} == {"error"}
+    assert "flow.stage1.error_out.weight" in changed
 
 
 def test_a_world_may_do_without_the_baseline(dataset: EpisodeDataset, tmp_path: Path) -> None:
@@ -276,7 +287,7 @@ def test_runs_of_chunks_are_whole(dataset: EpisodeDataset) -> None:
     assert run.shape == (64, 3, 4, 4)
     first = states[:, 0, 0].long()
     assert torch.equal(run[..., 0].flatten(1).long(), first[:, None] + torch.arange(12))
-    assert torch.equal(later[:, 0, 0].long(), first + 12)
+    assert torch.equal(later[:, :, 0, 0].long(), first[:, None] + torch.tensor([4, 8, 12]))
     assert bool((first % 24 + 12 < 24).all())
     with pytest.raises(ValueError, match="no episode has 40 frames"):
         windows.sample_sequence(1, 8, 5, torch.Generator())

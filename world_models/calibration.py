@@ -11,7 +11,7 @@ from world_models.world_model import WorldModel
 
 
 @torch.no_grad()
-def calibrate_uncertainty(world: WorldModel, held_out: Windows, *, most_chunks: int = 6, runs: int = 256) -> None:
+def calibrate_uncertainty(world: WorldModel, held_out: Windows, *, runs: int = 256) -> None:
     """Fit uncertainty = a * error ** b to open-loop roll-outs, and keep (a, b) in the model.
 
     The power is the least-squares line between the logarithms; the factor then makes mean uncertainty and mean error
@@ -20,17 +20,15 @@ def calibrate_uncertainty(world: WorldModel, held_out: Windows, *, most_chunks: 
     Args:
         world: the trained model.
         held_out: windows of validation episodes.
-        most_chunks: roll-outs are of 1 up to so many chunks, or as many as the episodes hold.
-        runs: roll-outs of each length.
+        runs: roll-outs of each length, from one chunk up to as many as the episodes hold.
     """
-    longest = min(most_chunks, int(held_out.remaining.max()) // world.chunk_length)
     expected, found = [], []
-    for chunks in range(1, longest + 1):
+    for chunks in range(1, held_out.longest_run(world.chunk_length) + 1):
         generator = torch.Generator().manual_seed(chunks)
         states, actions, later = held_out.sample_sequence(runs, world.chunk_length, chunks, generator)
         rollout = open_loop(world, states, actions, seed=chunks)
         expected.append(rollout.error[:, -1].mean(dim=1))
-        found.append((rollout.features[:, -1] - later).abs().mean(dim=(1, 2)))
+        found.append((rollout.features[:, -1] - later[:, -1]).abs().mean(dim=(1, 2)))
     factor, power = fit_power_law(torch.cat(expected), torch.cat(found))
     world.foreteller.error_calibration.copy_(torch.stack([factor, power]))
 

@@ -164,7 +164,8 @@ class _Drawn(NamedTuple):
 
     Attributes:
         chunk: windows of one chunk.
-        runs: windows of several chunks, the last of which is learned from the state that is predicted before it.
+        runs: windows of several chunks and the states after them; the last chunk is learned from the state that is
+            predicted before it.
         readings: windows of one chunk of which the readings alone are foretold.
     """
 
@@ -181,7 +182,8 @@ def _draw(world: WorldModel, windows: Windows, pushed_chunks: int, generator: to
     runs = readings = None
     if pushed:
         chunks = int(torch.randint(1, pushed_chunks + 1, (1,), generator=generator))
-        runs = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
+        states, actions, later = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
+        runs = states, actions, later[:, -1]
     if world.readings:
         readings = windows.sample(READINGS_WINDOWS * samples, horizon, generator)
     return _Drawn(chunk, runs, readings)
@@ -234,7 +236,7 @@ def _validate(world: WorldModel, held_out: Windows, runs: int = 192) -> Scalars:
         generator = torch.Generator().manual_seed(0)
         states, actions, later = held_out.sample_sequence(runs, world.chunk_length, chunks, generator)
         name = "token_l1_vs_persistence" if chunks == 1 else f"token_l1_vs_persistence_{chunks}_chunks"
-        scalars[name] = _relative_l1(open_loop(world, states, actions).features[:, -1], states, later)
+        scalars[name] = _relative_l1(open_loop(world, states, actions).features[:, -1], states, later[:, -1])
     return scalars
 
 

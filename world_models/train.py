@@ -27,6 +27,7 @@ from world_models.data.feature_cache import (
     readings,
 )
 from world_models.distillation import DistillationConfig, train_encoder
+from world_models.expected_errors import train_expected_errors
 from world_models.features import EncoderConfig
 from world_models.flow import FlowConfig
 from world_models.model_card import write_model_card
@@ -84,6 +85,7 @@ class TrainConfig:
         baseline: also train the regression world model, the baseline that the flow is compared with.
         encoder, distillation, rla, flow, regression, rgb_decoder: the parts.
         rla_optimisation, flow_optimisation, regression_optimisation, rgb_optimisation: their schedules.
+        error_optimisation: schedule of what flow and baseline are taught about the errors of their own roll-outs.
     """
 
     data: Path
@@ -121,6 +123,9 @@ class TrainConfig:
     )
     rgb_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=32)
+    )
+    error_optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=400, batch_size=64, learning_rate=2e-3)
     )
 
 
@@ -197,6 +202,10 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         assert isinstance(model, RegressionWorldModel)
         if config.regression_optimisation.iterations:
             metrics["regression"] = train_regression(model, data, config.regression_optimisation, stages, key, pushed)
+    for name, model in zip(DYNAMICS, models, strict=False):
+        if config.error_optimisation.iterations:
+            stage = f"{name}_errors"
+            metrics[stage] = train_expected_errors(stage, model, data, config.error_optimisation, stages, key)
     metrics = {stage: _with_effort_before(found, before.get(stage, {})) for stage, found in metrics.items()}
     if not processes.main:
         return metrics

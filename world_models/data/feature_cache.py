@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from world_models.data.episodes import EpisodeDataset
 
 
+MOST_CHUNKS = 9
+"""Longest roll-outs that training and calibration ask for: an episode of the longest task."""
 PROPRIOCEPTION = "observation.state"
 """LeRobot's name of the column with the robot's own senses."""
 
@@ -217,6 +219,10 @@ class Windows:
         weights = (1 - first_share) * weights + first_share * first / first.sum()
         return cls(features, actions, starts, remaining, weights)
 
+    def longest_run(self, horizon: int) -> int:
+        """Chunks of ``horizon`` frames that the longest episode holds, at most :data:`MOST_CHUNKS`."""
+        return min(MOST_CHUNKS, int(self.remaining.max()) // horizon)
+
     def sample_sequence(
         self, batch: int, horizon: int, chunks: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,7 +235,7 @@ class Windows:
             generator: source of randomness, on the CPU.
 
         Returns:
-            First states ``(B, L, C)`` float32, actions ``(B, M, H, A)``, states after the last chunk ``(B, L, C)``.
+            First states ``(B, L, C)`` float32, actions ``(B, M, H, A)``, states after each chunk ``(B, M, L, C)``.
 
         Raises:
             ValueError: no episode is that long.
@@ -240,7 +246,8 @@ class Windows:
             raise ValueError(f"no episode has {span} frames after one; lower the number of chunks ({chunks})")
         first = self.starts[torch.multinomial(self.weights * long_enough, batch, replacement=True, generator=generator)]
         frames = (first[:, None] + torch.arange(span)).view(batch, chunks, horizon)
-        return self._states(first), self.actions[frames.to(self.actions.device)], self._states(first + span)
+        after = first[:, None] + horizon * torch.arange(1, chunks + 1)
+        return self._states(first), self.actions[frames.to(self.actions.device)], self._states(after)
 
     def sample(
         self, batch: int, horizon: int, generator: torch.Generator, *, full_share: float = 0.5
@@ -270,7 +277,7 @@ class Windows:
         return self._states(first), self._states(first + lengths), actions, lengths.to(device)
 
     def _states(self, frames: Tensor) -> Tensor:
-        """States ``(B, L, C)`` float32 of frames ``(B,)``, on the training device."""
+        """States ``(..., L, C)`` float32 of frames ``(...)``, on the training device."""
         return self.features[frames.to(self.features.device)].to(self.actions.device).float()
 
 

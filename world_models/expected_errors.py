@@ -1,0 +1,87 @@
+"""The stage that teaches a trained world model how wrong its long roll-outs are; what it predicts stays as it is.
+
+While dynamics train, they are asked for the errors of one chunk, or of a few imagined ones by weights that still change. In
+dreams errors add up over an episode, and what tells the worst of them is seldom the error of one chunk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from world_models.open_loop import open_loop
+from world_models.optimisation import OptimisationConfig, Scalars, optimise
+from world_models.stages import TrainingData, weights_digest
+from world_models.world_model import WorldModel
+
+TOKEN_WEIGHT = 0.2
+"""Weight of the errors of single tokens beside that of the whole state, which uncertainty is made of."""
+
+_Runs = tuple[Tensor, Tensor, Tensor]
+"""First states, actions, and states after each chunk, as :meth:`Windows.sample_sequence` gives them."""
+
+
+def train_expected_errors(
+    name: str,
+    world: WorldModel,
+    data: TrainingData,
+    optimisation: OptimisationConfig,
+    folder: Path,
+    key: dict[str, Any],
+) -> Scalars:
+    """Train the head that expects errors on open-loop roll-outs, of whole chunks and of halves; the rest is frozen.
+
+    Args:
+        name: of the stage.
+        world: the trained model.
+        data: episodes; roll-outs start anywhere in those of the training split.
+        optimisation: how.
+        folder: of the stage's checkpoint.
+        key: everything the result depends on besides, see :func:`world_models.optimisation.optimise`.
+
+    Returns:
+        The stage's scalars; ``error_correlation`` is that of expected and actual errors of whole states, in logarithms,
+        over roll-outs of validation episodes.
+    """
+    world.requires_grad_(False)
+    head = nn.ModuleList([world.foreteller.error_in, world.foreteller.error_out]).requires_grad_(True)
+
+    def draw(generator: torch.Generator, samples: int) -> _Runs:
+        # A chunk may be predicted in parts, and then errors add up twice as often.
+        halved = bool(torch.rand((), generator=generator) < 0.5)
+        horizon = max(1, world.chunk_length // 2) if halved else world.chunk_length
+        chunks = int(torch.randint(1, data.train.longest_run(horizon) + 1, (1,), generator=generator))
+        return data.train.sample_sequence(samples, horizon, chunks, generator)
+
+    def loss(runs: _Runs, generator: torch.Generator) -> Tensor:
+        states, actions, later = runs
+        error, terms = None, []
+        for chunk, after in zip(actions.unbind(1), later.unbind(1), strict=True):
+            noise = None
+            if world.noise_shape is not None:
+                noise = torch.randn(len(states), *world.noise_shape, generator=generator).to(states)
+            states, error, _ = world.predict(states, chunk, noise, None, error)
+            found = (states - after).abs().mean(dim=2)
+            apart = _log(error.mean(dim=1)) - _log(found.mean(dim=1))
+            terms.append(apart.square().mean() + TOKEN_WEIGHT * (_log(error) - _log(found)).square().mean())
+        return torch.stack(terms).mean()
+
+    def validate() -> Scalars:
+        generator = torch.Generator().manual_seed(0)
+        chunks = data.validation.longest_run(world.chunk_length)
+        states, actions, later = data.validation.sample_sequence(192, world.chunk_length, chunks, generator)
+        rollout = open_loop(world, states, actions)
+        found = (rollout.features - later).abs().mean(dim=(2, 3))
+        both = torch.stack([_log(rollout.error.mean(dim=2)).flatten(), _log(found).flatten()])
+        return {"error_correlation": float(torch.corrcoef(both)[0, 1].nan_to_num())}
+
+    key = {**key, "world": weights_digest(world), "chunk_length": world.chunk_length}
+    return optimise(name, head, draw, loss, optimisation, folder, key=key, validate=validate)
+
+
+def _log(error: Tensor) -> Tensor:
+    """Logarithms of errors, which are 0 where nothing moves."""
+    return error.clamp_min(1e-3).log()
