@@ -1,7 +1,7 @@
 """The stage that teaches a trained world model how wrong its long roll-outs are; what it predicts stays as it is.
 
-While dynamics train, they are asked for the errors of one chunk, or of a few imagined ones by weights that still change. In
-dreams errors add up over an episode, and what tells the worst of them is seldom the error of one chunk.
+While dynamics train, they are asked for errors of one chunk, or of a few imagined ones by weights that still change.
+In dreams errors add up over an episode, and what tells the worst of them is seldom the error of one chunk.
 """
 
 from __future__ import annotations
