@@ -7,19 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from agents.evaluate import command_line, describe_hardware
 from benchmarks.dream_errors import dream_error_rows
-from benchmarks.held_out import HeldOut, held_out_episodes, training_rows
+from benchmarks.held_out import Views
 from benchmarks.plots import plot_accuracy_against_compute
-from benchmarks.probes import AttentiveProbe, ProbeConfig, fit_probe
+from benchmarks.probes import ProbeConfig
 from benchmarks.results import Row, print_rows, today, write_rows
-from benchmarks.rollout_errors import simulator_states
-from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import cache_features
-from world_models.world_model import load_encoder, read_config, world_folder
+from world_models.world_model import world_folder
 
 PLACES = {"out", "cache", "encoder_from", "device", "threads"}
 """Settings that say where things lie, and change no result."""
@@ -57,7 +52,10 @@ def run(config: AblationConfig) -> list[Row]:
         raise ValueError("an ablation compares worlds; name the recipe's and at least one that varies it")
     facts = [_training(name) for name in config.worlds]
     recipe = _flat(facts[0]["settings"])
-    seen = None if config.data is None else _Seen(config, config.data)
+    views = None
+    if config.data is not None:
+        cache = config.cache or config.data / "cache"
+        views = Views(EpisodeDataset(config.data), config.split, cache, config.probe)
     rows: list[Row] = []
     for name, training in zip(config.worlds, facts, strict=True):
         settings = _flat(training["settings"])
@@ -73,10 +71,11 @@ def run(config: AblationConfig) -> list[Row]:
                             int(scalars.get("iterations", 0)), str(settings["seed"]), _unit(metric),
                             training["hardware"], today(), command)
                     )  # fmt: skip
-        if seen is not None:
+        if views is not None:
             folder = world_folder(name)
+            view = views.of(folder)
             rows += dream_error_rows(
-                folder, *seen.by(folder), bench="ablation", task=str(settings["task"]), method=method,
+                folder, view.held_out, view.probe, bench="ablation", task=str(settings["task"]), method=method,
                 seeds=str(settings["seed"]), hardware=describe_hardware(), date=today(), command=command,
             )  # fmt: skip
     write_rows(config.out, rows)
@@ -87,30 +86,6 @@ def run(config: AblationConfig) -> list[Row]:
         print_rows(dreamed, f"dreams of {config.split} episodes")
     plot_accuracy_against_compute(rows, config.out.with_suffix(".png"))
     return rows
-
-
-class _Seen:
-    """Held-out episodes and a probe, as each encoder sees them; worlds of one encoder share both."""
-
-    def __init__(self, config: AblationConfig, data: Path) -> None:
-        self._config, self._cache = config, config.cache or data / "cache"
-        self._dataset = EpisodeDataset(data)
-        self._states = simulator_states(self._dataset)
-        self._found: dict[tuple[str, int], tuple[HeldOut, AttentiveProbe]] = {}
-
-    def by(self, folder: Path) -> tuple[HeldOut, AttentiveProbe]:
-        """As the world in this folder sees them."""
-        world, encoder = read_config(folder), load_encoder(folder)
-        key = encoder.fingerprint(), world.chunk_length
-        if key not in self._found:
-            features = torch.from_numpy(cache_features(self._dataset, encoder, self._cache))
-            held_out = held_out_episodes(
-                self._dataset, self._config.split, features, self._states, chunks=episode_chunks(world.task),
-                length=world.chunk_length,
-            )  # fmt: skip
-            probe = fit_probe(*training_rows(self._dataset, features, self._states), self._config.probe)
-            self._found[key] = held_out, probe
-        return self._found[key]
 
 
 def _training(name: str) -> dict[str, Any]:

@@ -12,21 +12,20 @@ from torch import Tensor
 
 from agents.evaluate import command_line, describe_hardware
 from agents.statistics import resampled_means, wilson_interval
-from benchmarks.held_out import HeldOut, held_out_episodes, probe_floor, training_rows
+from benchmarks.held_out import HeldOut, Views, probe_floor
 from benchmarks.plots import plot_horizon, save_film_strip
-from benchmarks.probes import AttentiveProbe, ProbeConfig, fit_probe
+from benchmarks.probes import AttentiveProbe, ProbeConfig
 from benchmarks.results import Row, print_rows, today, write_rows
 from benchmarks.rollout_errors import (
     QUANTITIES,
     RolloutErrors,
     rollout_errors,
-    simulator_states,
     worst_tenth_auroc,
 )
 from rewards import SuccessDetector
 from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import cache_features, cache_frames
+from world_models.data.feature_cache import cache_frames
 from world_models.model_card import write_model_card
 from world_models.open_loop import open_loop
 from world_models.world_model import (
@@ -34,7 +33,6 @@ from world_models.world_model import (
     RLAWorldModel,
     WorldModel,
     dynamics_in,
-    load_encoder,
     load_model,
     read_config,
     world_folder,
@@ -83,26 +81,23 @@ def run(config: FidelityConfig) -> list[Row]:
     if not config.world:
         raise ValueError("no world is named; give at least one with --world")
     dataset = EpisodeDataset(config.data)
-    states = simulator_states(dataset)
+    cache = config.cache or config.data / "cache"
+    views = Views(dataset, config.split, cache, config.probe, config.chunks)
     folders = [world_folder(name) for name in config.world]
     task = read_config(folders[0]).task
     chunks = config.chunks or episode_chunks(task)
     bench = _Bench(config, task, chunks, len(folders))
     table: Table = {}
-    cache = config.cache or config.data / "cache"
     floors: list[dict[str, tuple[float, float]]] = []
     believed: dict[str, list[np.ndarray]] = {}
     pictured: tuple[WorldModel, Tensor] | None = None
     for folder in folders:
         models = {name: load_model(folder, name) for name in dynamics_in(folder)}
         detector = SuccessDetector.load(folder)
-        features = torch.from_numpy(cache_features(dataset, load_encoder(folder), cache))
-        probe = fit_probe(*training_rows(dataset, features, states), config.probe)
-        held_out = held_out_episodes(
-            dataset, config.split, features, states, chunks=chunks, length=models["flow"].chunk_length
-        )
-        floors.append(probe_floor(dataset, config.split, probe, features, states))
-        for method, errors, imagined in _roll_out(config, models, probe, held_out):
+        view = views.of(folder)
+        held_out = view.held_out
+        floors.append(probe_floor(dataset, config.split, view.probe, view.features, views.states))
+        for method, errors, imagined in _roll_out(config, models, view.probe, held_out):
             table.setdefault(method, []).append(errors)
             if method in models:
                 success = torch.stack([detector.dreamed_success(episode, method) for episode in imagined])

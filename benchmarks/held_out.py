@@ -1,17 +1,20 @@
-"""Held-out episodes: what roll-outs start from and are compared with, and what probes read off their real frames."""
+"""Held-out episodes: what roll-outs start from and are compared with, and what probes read off their frames."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.probes import AttentiveProbe
-from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES
+from benchmarks.probes import AttentiveProbe, ProbeConfig, fit_probe
+from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, simulator_states
+from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import episode_offsets
+from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.world_model import load_encoder, read_config
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,61 @@ class HeldOut:
     succeeded: np.ndarray
     kinds: np.ndarray
     frames: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """How the encoder of a world sees a dataset.
+
+    Attributes:
+        features: states ``(F, L, C)`` of all frames, memory-mapped.
+        held_out: the episodes that are rolled out.
+        probe: reads quantities off states; fitted on the training episodes.
+    """
+
+    features: Tensor
+    held_out: HeldOut
+    probe: AttentiveProbe
+
+
+class Views:
+    """The views of several worlds on one dataset; worlds of one encoder share theirs.
+
+    Args:
+        dataset: the episodes.
+        split: which of them are held out.
+        cache: folder of the feature cache.
+        probe: size and schedule of the probes.
+        chunks: action chunks in a roll-out; None for as many as an episode of a world's task has.
+
+    Raises:
+        ValueError: the dataset has no simulator columns.
+    """
+
+    def __init__(
+        self, dataset: EpisodeDataset, split: str, cache: Path, probe: ProbeConfig, chunks: int | None = None
+    ) -> None:
+        self.states = simulator_states(dataset)
+        self._dataset, self._split, self._cache, self._probe, self._chunks = dataset, split, cache, probe, chunks
+        self._views: dict[tuple[str, int, int], View] = {}
+
+    def of(self, folder: Path) -> View:
+        """The view of the world in a folder.
+
+        Raises:
+            ValueError: no episode is long enough.
+        """
+        world, encoder = read_config(folder), load_encoder(folder)
+        chunks = self._chunks or episode_chunks(world.task)
+        key = encoder.fingerprint(), chunks, world.chunk_length
+        if key not in self._views:
+            features = torch.from_numpy(cache_features(self._dataset, encoder, self._cache))
+            held_out = held_out_episodes(
+                self._dataset, self._split, features, self.states, chunks=chunks, length=world.chunk_length
+            )
+            probe = fit_probe(*training_rows(self._dataset, features, self.states), self._probe)
+            self._views[key] = View(features, held_out, probe)
+        return self._views[key]
 
 
 def training_rows(dataset: EpisodeDataset, features: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
