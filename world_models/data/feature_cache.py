@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from world_models.data.episodes import EpisodeDataset
 
 
+CPU_BATCH = 16
+"""Frames that a CPU encodes at once. Maps of more are so large that each is memory fresh from the kernel, which takes a
+third of the time (125 against 216 frames a second on one core, EfficientNet-Lite0 at 128 px)."""
 MOST_CHUNKS = 9
 """Longest roll-outs that training and calibration ask for: an episode of the longest task."""
 PROPRIOCEPTION = "observation.state"
@@ -63,7 +68,7 @@ def cache_features(
         dataset: the episodes.
         encoder: encodes on its device.
         folder: of the files.
-        batch_size: frames encoded at once.
+        batch_size: frames encoded at once on a GPU; a CPU takes :data:`CPU_BATCH`.
         ray: encode on a Ray cluster, on its GPUs if the encoder is on one; this process decodes and writes.
     """
     frames = cache_frames(dataset, folder)
@@ -71,6 +76,9 @@ def cache_features(
     paths = [Path(folder) / name for name in names]
     shape = (dataset.num_frames, encoder.num_tokens, encoder.channels)
 
+    on_gpu = encoder.device.type == "cuda"
+    if not on_gpu:
+        batch_size = min(batch_size, CPU_BATCH)
     encode = _EpisodeEncoder(encoder, batch_size)
 
     def episodes(first: int) -> Iterator[tuple[np.ndarray, Tensor | None]]:
@@ -81,8 +89,7 @@ def cache_features(
 
     def encoded(first: int) -> Iterator[np.ndarray]:
         if not ray:
-            return map(encode, episodes(first))
-        on_gpu = encoder.device.type == "cuda"
+            return map(encode, episodes(first)) if on_gpu else _by_threads(encode, episodes(first))
         return ray_map(
             partial(_EpisodeEncoder, deepcopy(encoder).cpu(), batch_size, on_gpu), episodes(first), gpus=on_gpu
         )
@@ -105,6 +112,23 @@ class _EpisodeEncoder:
         encoder = self._encoder
         states = [encoder(batch.to(encoder.device), part).cpu() for batch, part in zip(batches, parts, strict=True)]
         return torch.cat(states).half().numpy()
+
+
+def _by_threads(encode: _EpisodeEncoder, episodes: Iterator[tuple[np.ndarray, Tensor | None]]) -> Iterator[np.ndarray]:
+    """States of one episode after the other, an episode a core: small convolutions share a core's work badly."""
+    threads = torch.get_num_threads()
+    pending: deque[Future[np.ndarray]] = deque()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for episode in episodes:
+                pending.append(pool.submit(encode, episode))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def all_actions(dataset: EpisodeDataset) -> np.ndarray:
