@@ -59,6 +59,19 @@ def test_prediction_depends_on_noise_and_actions_and_on_nothing_else(tiny_world_
 
 
 @pytest.mark.parametrize("dynamics", ["flow", "regression"])
+def test_many_states_are_predicted_as_few_are(
+    tiny_world_folder: Path, dynamics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_world_folder, dynamics)
+    features, actions, error = torch.randn(5, 16, 8), torch.rand(5, 8, 4), torch.rand(5, 16)
+    noise = torch.randn(5, *model.noise_shape) if model.noise_shape else None
+    at_once = model.predict(features, actions, noise, error=error)
+    monkeypatch.setattr("world_models.world_model.CPU_ROWS", 2)
+    for mine, theirs in zip(model.predict(features, actions, noise, error=error), at_once, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dynamics", ["flow", "regression"])
 def test_a_chunk_may_be_predicted_in_parts(tiny_world_folder: Path, dynamics: str) -> None:
     whole, parts = (load_model(tiny_world_folder, dynamics, prediction_length=length) for length in (None, 3))
     features, actions = torch.randn(2, 16, 8), torch.rand(2, 8, 4)
