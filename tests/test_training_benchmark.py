@@ -30,7 +30,7 @@ def test_every_stage_has_its_rates_and_its_cost(tmp_path: Path) -> None:
         assert 0 <= found[stage, at, "input_share"] < 1
         assert found[stage, "whole training", "training_minutes"] > 0
     assert found["rla", at, "input_share"] > 0
-    assert found["features", "batch=128,device=cpu", "samples_per_second"] > 0
+    assert found["features", "batch=16,device=cpu", "samples_per_second"] > 0
     hours = dataset.num_frames / dataset.fps / 3600
     assert found["dataset", "data", "hours"] == pytest.approx(hours)
     frame_bytes = 17 * 8 * 2

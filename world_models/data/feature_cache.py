@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
@@ -76,12 +76,7 @@ def cache_features(
     paths = [Path(folder) / name for name in names]
     shape = (dataset.num_frames, encoder.num_tokens, encoder.channels)
 
-    on_gpu = encoder.device.type == "cuda"
-    if not on_gpu:
-        batch_size = min(batch_size, CPU_BATCH)
-    encode = _EpisodeEncoder(encoder, batch_size)
-
-    def episodes(first: int) -> Iterator[tuple[np.ndarray, Tensor | None]]:
+    def episodes(first: int) -> Iterator[EncodableEpisode]:
         offsets = episode_offsets(dataset.lengths)
         for index in range(first, len(dataset)):
             sensed = readings(dataset, index) if encoder.readings else None
@@ -89,33 +84,34 @@ def cache_features(
 
     def encoded(first: int) -> Iterator[np.ndarray]:
         if not ray:
-            return map(encode, episodes(first)) if on_gpu else _by_threads(encode, episodes(first))
-        return ray_map(
-            partial(_EpisodeEncoder, deepcopy(encoder).cpu(), batch_size, on_gpu), episodes(first), gpus=on_gpu
-        )
+            return encode_episodes(encoder, episodes(first), batch_size)
+        on_gpu = encoder.device.type == "cuda"
+        encode = partial(_EpisodeEncoder, deepcopy(encoder).cpu(), batch_size, on_gpu)
+        return ray_map(encode, episodes(first), gpus=on_gpu)
 
     return _fill(paths, shape, np.float16, dataset, "encode features", encoded)
 
 
-class _EpisodeEncoder:
-    """Encodes the frames of one episode after the other."""
-
-    def __init__(self, encoder: StateEncoder, batch_size: int, on_gpu: bool = False) -> None:
-        self._encoder, self._batch_size = encoder.to("cuda") if on_gpu else encoder, batch_size
-
-    @torch.inference_mode()
-    def __call__(self, episode: tuple[np.ndarray, Tensor | None]) -> np.ndarray:
-        """Frames ``(T, H, W, 3)`` uint8 and readings ``(T, R)`` to states ``(T, L, C)`` float16."""
-        frames, sensed = episode
-        batches = torch.from_numpy(frames).split(self._batch_size)
-        parts = [None] * len(batches) if sensed is None else sensed.split(self._batch_size)
-        encoder = self._encoder
-        states = [encoder(batch.to(encoder.device), part).cpu() for batch, part in zip(batches, parts, strict=True)]
-        return torch.cat(states).half().numpy()
+EncodableEpisode = tuple[np.ndarray, Tensor | None]
+"""Frames ``(T, H, W, 3)`` uint8 of an episode, and its readings ``(T, R)`` where a world has such."""
 
 
-def _by_threads(encode: _EpisodeEncoder, episodes: Iterator[tuple[np.ndarray, Tensor | None]]) -> Iterator[np.ndarray]:
-    """States of one episode after the other, an episode a core: small convolutions share a core's work badly."""
+def encode_episodes(
+    encoder: StateEncoder, episodes: Iterable[EncodableEpisode], batch_size: int = 128
+) -> Iterator[np.ndarray]:
+    """States ``(T, L, C)`` float16 of one episode after the other.
+
+    A CPU encodes an episode on each core: small convolutions share the work on one badly.
+
+    Args:
+        encoder: encodes on its device.
+        episodes: what to encode.
+        batch_size: frames encoded at once on a GPU; a CPU takes :data:`CPU_BATCH`.
+    """
+    encode = _EpisodeEncoder(encoder, batch_size)
+    if encoder.device.type != "cpu":
+        yield from map(encode, episodes)
+        return
     threads = torch.get_num_threads()
     pending: deque[Future[np.ndarray]] = deque()
     torch.set_num_threads(1)
@@ -129,6 +125,24 @@ def _by_threads(encode: _EpisodeEncoder, episodes: Iterator[tuple[np.ndarray, Te
                 yield pending.popleft().result()
     finally:
         torch.set_num_threads(threads)
+
+
+class _EpisodeEncoder:
+    """Encodes the frames of one episode after the other."""
+
+    def __init__(self, encoder: StateEncoder, batch_size: int, on_gpu: bool = False) -> None:
+        self._encoder = encoder.to("cuda") if on_gpu else encoder
+        self._batch_size = min(batch_size, CPU_BATCH) if self._encoder.device.type == "cpu" else batch_size
+
+    @torch.inference_mode()
+    def __call__(self, episode: EncodableEpisode) -> np.ndarray:
+        """States ``(T, L, C)`` float16."""
+        frames, sensed = episode
+        batches = torch.from_numpy(frames).split(self._batch_size)
+        parts = [None] * len(batches) if sensed is None else sensed.split(self._batch_size)
+        encoder = self._encoder
+        states = [encoder(batch.to(encoder.device), part).cpu() for batch, part in zip(batches, parts, strict=True)]
+        return torch.cat(states).half().numpy()
 
 
 def all_actions(dataset: EpisodeDataset) -> np.ndarray:
