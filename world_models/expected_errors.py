@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from world_models.open_loop import open_loop
+from world_models.open_loop import open_loop, roll_out
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.stages import TrainingData, weights_digest
 from world_models.world_model import WorldModel
@@ -58,16 +58,10 @@ def train_expected_errors(
 
     def loss(runs: _Runs, generator: torch.Generator) -> Tensor:
         states, actions, later = runs
-        error, terms = None, []
-        for chunk, after in zip(actions.unbind(1), later.unbind(1), strict=True):
-            noise = None
-            if world.noise_shape is not None:
-                noise = torch.randn(len(states), *world.noise_shape, generator=generator).to(states)
-            states, error, _ = world.predict(states, chunk, noise, None, error)
-            found = (states - after).abs().mean(dim=2)
-            apart = _log(error.mean(dim=1)) - _log(found.mean(dim=1))
-            terms.append(apart.square().mean() + TOKEN_WEIGHT * (_log(error) - _log(found)).square().mean())
-        return torch.stack(terms).mean()
+        rollout = roll_out(world, states, actions, generator)
+        found = (rollout.features - later).abs().mean(dim=3)
+        apart = _log(rollout.error.mean(dim=2)) - _log(found.mean(dim=2))
+        return apart.square().mean() + TOKEN_WEIGHT * (_log(rollout.error) - _log(found)).square().mean()
 
     def validate() -> Scalars:
         generator = torch.Generator().manual_seed(0)

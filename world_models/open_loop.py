@@ -24,7 +24,13 @@ def open_loop(
     Returns:
         States ``(B, M, L, C)`` after chunk 1 to M, expected errors ``(B, M, L)`` and uncertainties ``(B, M)``, float32.
     """
-    generator = torch.Generator().manual_seed(seed)
+    return roll_out(model, features, actions, torch.Generator().manual_seed(seed), solver_steps)
+
+
+def roll_out(
+    model: WorldModel, features: Tensor, actions: Tensor, generator: torch.Generator, solver_steps: int | None = None
+) -> Prediction:
+    """What :func:`open_loop` imagines, with noise from a CPU generator and with the caller's gradients."""
     steps: list[Prediction] = []
     error = None
     for chunk in actions.unbind(dim=1):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from world_models.checkpoint import tensor_bytes
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import Windows, all_actions, episode_offsets
-from world_models.open_loop import open_loop
+from world_models.open_loop import open_loop, roll_out
 from world_models.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.processes import launched
 from world_models.rgb_decoder import RGBDecoder
@@ -202,21 +202,15 @@ def _batch(
     if drawn.runs is None:
         return states, later, actions, lengths, no_error
     imagined, run, target = drawn.runs
-    pushed, chunks = run.shape[0], run.shape[1] - 1
-    error = imagined.new_zeros(imagined.shape[:2])
     with torch.no_grad():
-        for chunk in range(chunks):
-            noise = None
-            if world.noise_shape is not None:
-                noise = torch.randn(pushed, *world.noise_shape, generator=generator).to(imagined)
-            imagined, error, _ = world.predict(imagined, run[:, chunk], noise, 1, error)
-    full = torch.full((pushed,), world.chunk_length, dtype=lengths.dtype, device=lengths.device)
+        pushed = roll_out(world, imagined, run[:, :-1], generator, solver_steps=1)
+    full = torch.full((len(run),), world.chunk_length, dtype=lengths.dtype, device=lengths.device)
     return (
-        torch.cat([states, imagined]),
+        torch.cat([states, pushed.features[:, -1]]),
         torch.cat([later, target]),
         torch.cat([actions, run[:, -1]]),
         torch.cat([lengths, full]),
-        torch.cat([no_error, error]),
+        torch.cat([no_error, pushed.error[:, -1]]),
     )
 
 
@@ -230,9 +224,8 @@ def _readings_loss(world: WorldModel, drawn: _Drawn) -> Tensor | float:
 
 def _validate(world: WorldModel, held_out: Windows, runs: int = 192) -> Scalars:
     """Open-loop error over one chunk and over as many as the episodes hold, at most six."""
-    longest = int(held_out.remaining.max()) // world.chunk_length
     scalars = {}
-    for chunks in sorted({1, min(6, longest)}):
+    for chunks in sorted({1, min(6, held_out.longest_run(world.chunk_length))}):
         generator = torch.Generator().manual_seed(0)
         states, actions, later = held_out.sample_sequence(runs, world.chunk_length, chunks, generator)
         name = "token_l1_vs_persistence" if chunks == 1 else f"token_l1_vs_persistence_{chunks}_chunks"

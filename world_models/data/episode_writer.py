@@ -363,7 +363,7 @@ class EpisodeWriter:
             stream = container.add_stream("libx264", rate=self.fps, options=options)
             stream.height, stream.width = self.image_size
             stream.pix_fmt = self.pixel_format
-            stream.codec_context.thread_count = 1  # the cores are for other episodes
+            stream.codec_context.thread_count = 1  # the same bytes on any number of cores; these are for other episodes
             for time, rgb in enumerate(frames):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
                 frame.pts, frame.time_base = time, Fraction(1, self.fps)
