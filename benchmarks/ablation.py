@@ -55,7 +55,7 @@ def run(config: AblationConfig) -> list[Row]:
     views = None
     if config.data is not None:
         cache = config.cache or config.data / "cache"
-        views = Views(EpisodeDataset(config.data), config.split, cache, config.probe)
+        views = Views(EpisodeDataset(config.data), config.split, cache, probe=config.probe)
     rows: list[Row] = []
     for name, training in zip(config.worlds, facts, strict=True):
         settings = _flat(training["settings"])

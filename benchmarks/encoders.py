@@ -15,7 +15,7 @@ from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.results import Row, print_rows, today, write_rows
 from benchmarks.rollout_errors import QUANTITIES
 from world_models.data.episodes import EpisodeDataset
-from world_models.world_model import dynamics_in, load_encoder, read_config, world_folder
+from world_models.world_model import dynamics_in, read_config, world_folder
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,17 @@ def run(config: EncodersConfig) -> list[Row]:
     if not config.worlds:
         raise ValueError("no world is named; give at least one with --worlds")
     dataset = EpisodeDataset(config.data)
-    views = Views(dataset, config.split, config.cache or config.data / "cache", config.probe, config.chunks)
+    cache = config.cache or config.data / "cache"
+    views = Views(dataset, config.split, cache, chunks=config.chunks, probe=config.probe)
     rows: list[Row] = []
     for name in config.worlds:
         folder = world_folder(name)
         world, view = read_config(folder), views.of(folder)
         method = f"{folder.resolve().name} ({world.encoder.backbone})"
         # The picture alone: a token of proprioception would tell where the hand is, whatever the encoder sees.
-        picture = view.features[:, : load_encoder(folder).patch_tokens]
-        probe = fit_probe(*training_rows(dataset, picture, views.states), config.probe)
-        floor = probe_floor(dataset, config.split, probe, picture, views.states)
+        picture = view.features[:, : view.patch_tokens]
+        probe = fit_probe(*training_rows(dataset, picture, view.states), config.probe)
+        floor = probe_floor(dataset, config.split, probe, picture, view.states)
         facts = {"bench": "encoders", "task": world.task, "method": method, "seeds": "1 world"}
         facts |= {"hardware": describe_hardware(), "date": today(), "command": command_line()}
         rows += [

@@ -82,7 +82,7 @@ def run(config: FidelityConfig) -> list[Row]:
         raise ValueError("no world is named; give at least one with --world")
     dataset = EpisodeDataset(config.data)
     cache = config.cache or config.data / "cache"
-    views = Views(dataset, config.split, cache, config.probe, config.chunks)
+    views = Views(dataset, config.split, cache, chunks=config.chunks, probe=config.probe)
     folders = [world_folder(name) for name in config.world]
     task = read_config(folders[0]).task
     chunks = config.chunks or episode_chunks(task)
@@ -96,7 +96,7 @@ def run(config: FidelityConfig) -> list[Row]:
         detector = SuccessDetector.load(folder)
         view = views.of(folder)
         held_out = view.held_out
-        floors.append(probe_floor(dataset, config.split, view.probe, view.features, views.states))
+        floors.append(probe_floor(dataset, config.split, view.probe, view.features, view.states))
         for method, errors, imagined in _roll_out(config, models, view.probe, held_out):
             table.setdefault(method, []).append(errors)
             if method in models:

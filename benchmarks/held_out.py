@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,25 @@ class View:
     """How the encoder of a world sees a dataset.
 
     Attributes:
+        dataset: the episodes.
         features: states ``(F, L, C)`` of all frames, memory-mapped.
+        patch_tokens: tokens of the picture, which come first.
+        states: simulator states ``(F, 7)`` of all frames.
         held_out: the episodes that are rolled out.
-        probe: reads quantities off states; fitted on the training episodes.
+        probe_config: size and schedule of :attr:`probe`.
     """
 
+    dataset: EpisodeDataset
     features: Tensor
+    patch_tokens: int
+    states: Tensor
     held_out: HeldOut
-    probe: AttentiveProbe
+    probe_config: ProbeConfig
+
+    @cached_property
+    def probe(self) -> AttentiveProbe:
+        """Reads quantities off states; fitted on the training episodes when first asked for."""
+        return fit_probe(*training_rows(self.dataset, self.features, self.states), self.probe_config)
 
 
 class Views:
@@ -64,18 +76,25 @@ class Views:
         dataset: the episodes.
         split: which of them are held out.
         cache: folder of the feature cache.
-        probe: size and schedule of the probes.
         chunks: action chunks in a roll-out; None for as many as an episode of a world's task has.
+        probe: size and schedule of the probes; None for the usual ones.
 
     Raises:
         ValueError: the dataset has no simulator columns.
     """
 
     def __init__(
-        self, dataset: EpisodeDataset, split: str, cache: Path, probe: ProbeConfig, chunks: int | None = None
+        self,
+        dataset: EpisodeDataset,
+        split: str,
+        cache: Path,
+        *,
+        chunks: int | None = None,
+        probe: ProbeConfig | None = None,
     ) -> None:
-        self.states = simulator_states(dataset)
-        self._dataset, self._split, self._cache, self._probe, self._chunks = dataset, split, cache, probe, chunks
+        self._states = simulator_states(dataset)
+        self._dataset, self._split, self._cache, self._chunks = dataset, split, cache, chunks
+        self._probe = probe or ProbeConfig()
         self._views: dict[tuple[str, int, int], View] = {}
 
     def of(self, folder: Path) -> View:
@@ -90,10 +109,9 @@ class Views:
         if key not in self._views:
             features = torch.from_numpy(cache_features(self._dataset, encoder, self._cache))
             held_out = held_out_episodes(
-                self._dataset, self._split, features, self.states, chunks=chunks, length=world.chunk_length
+                self._dataset, self._split, features, self._states, chunks=chunks, length=world.chunk_length
             )
-            probe = fit_probe(*training_rows(self._dataset, features, self.states), self._probe)
-            self._views[key] = View(features, held_out, probe)
+            self._views[key] = View(self._dataset, features, encoder.patch_tokens, self._states, held_out, self._probe)
         return self._views[key]
 
 

@@ -12,19 +12,18 @@ from torch import Tensor
 
 from agents.evaluate import command_line, describe_hardware
 from benchmarks.episode_alignment import frame_distances, transport_score, warping_score
-from benchmarks.held_out import HeldOut, held_out_episodes
+from benchmarks.held_out import HeldOut, Views
 from benchmarks.plots import plot_bars
 from benchmarks.results import Row, print_rows, today, write_rows
-from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, auroc, simulator_states
+from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, auroc
 from rewards import SuccessDetector, make_reward
 from rewards.video_aligned import REWARDS
 from rla_gym.starts import nearest_demonstration
 from rla_gym.tasks import episode_chunks
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import cache_features
 from world_models.open_loop import open_loop
-from world_models.world_model import dynamics_in, load_encoder, load_model, read_config, world_folder
+from world_models.world_model import dynamics_in, load_model, read_config, world_folder
 
 CLOSE_FAILURES = ("near_miss", "grasp", "hasty_grasp")
 """Kinds of episodes whose failures are grasps that nearly held: what a policy under training is tempted by."""
@@ -66,12 +65,9 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
     """
     folder = world_folder(config.world)
     dataset, world = EpisodeDataset(config.data), read_config(folder)
-    features = cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache")
     chunks = config.chunks or episode_chunks(world.task)
-    held_out = held_out_episodes(
-        dataset, config.split, torch.from_numpy(features), simulator_states(dataset), chunks=chunks,
-        length=world.chunk_length,
-    )  # fmt: skip
+    cache = config.cache or config.data / "cache"
+    held_out = Views(dataset, config.split, cache, chunks=chunks).of(folder).held_out
     solved = held_out.succeeded.any(axis=1)
     if solved.all() or not solved.any():
         raise ValueError(f"every {config.split} episode has the same outcome; rewards cannot be told apart by them")
