@@ -17,7 +17,7 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
 
   collect TASK             record episodes of a task in the simulator, as a LeRobotDataset
   train DATA --out WORLD   turn a folder of episodes into a world
-  agent bc|ppo|sb3|iql|plan|blind
+  agent bc|ppo|sb3|sac|iql|plan|blind
                            train a policy on a world's demonstrations, in its dream, or on its data; or plan in it
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
   bench fidelity|interventions|latent-actions|reward-alignment|ablation|encoders|transfer|ranking|speed|training
