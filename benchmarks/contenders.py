@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,8 @@ from rla_gym.ground_truth.processes import start_processes
 from rla_gym.ground_truth.rendering import choose_gl_backend
 from rla_gym.ground_truth.simulator import quiet_robosuite
 from rla_gym.tasks import dream_id, get_task, simulator_id
+from world_models.state import StateEncoder
+from world_models.world_model import RLAWorldModel, read_config, world_folder
 
 SAME_STEP = gym.vector.AutoresetMode.SAME_STEP
 """Every call moves on: with NEXT_STEP the one after an episode's end would only reset."""
@@ -76,6 +78,32 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
         arguments.get("dynamics", "flow"), setting, num_envs * chunk_length, call, num_envs,
         arguments.get("precision", "float32"), envs.close,
     )  # fmt: skip
+
+
+def prediction(num_envs: int, device: str, world: str, image_size: int) -> Contender:
+    """A flow of the world's sizes over the tokens of pictures of another size, with random weights, predicting alone.
+
+    Args:
+        num_envs: states that are predicted side by side.
+        device, world: where, and of which sizes.
+        image_size: side of the pictures in pixels, a multiple of a token's side; their number of tokens follows from
+            it.
+    """
+    config = read_config(world_folder(world))
+    config = replace(config, encoder=replace(config.encoder, image_size=image_size))
+    encoder = StateEncoder.from_config(config.encoder, config.proprioception)
+    model = RLAWorldModel(config, encoder).to(device).eval()
+    features = torch.randn(num_envs, model.num_tokens, model.channels, device=device)
+    actions = torch.rand(num_envs, model.chunk_length, model.action_dim, device=device) * 2 - 1
+    noise = torch.randn(num_envs, *(model.noise_shape or ()), device=device)
+
+    @torch.inference_mode()
+    def call() -> None:
+        model.predict(features, actions, noise)
+        _wait_for(device)
+
+    setting = f"envs={num_envs},device={device},patch_tokens={encoder.patch_tokens}"
+    return Contender("flow", setting, num_envs * model.chunk_length, call, num_envs)
 
 
 def tuned_robosuite(processes: int, world: str, *, task: str = "Lift") -> Contender:

@@ -136,27 +136,58 @@ def plot_bars(rows: list[Row], path: Path) -> None:
 
 
 def plot_speed(rows: list[Row], path: Path) -> None:
-    """Control steps per second over the number of dreams, beside what else moves a scene on; both axes logarithmic."""
+    """Control steps per second: a bar per contender, and how the flow's grow; all axes but the bars' logarithmic."""
     speeds = [row for row in rows if row.metric == "control_steps_per_second"]
-    figure, axis = plt.subplots(figsize=(7.5, 4.2), constrained_layout=True)
-    grown = [(int(_setting(row)["envs"]), row) for row in speeds if row.setting.startswith("growth")]
-    grown = [(envs, row) for envs, row in grown if "chunk_length" not in row.setting]
-    if grown:
-        axis.plot([envs for envs, _ in grown], [row.value for _, row in grown], "o-", color=COLOURS["flow"],
-                  label="dream: flow, float32")  # fmt: skip
-    others = [row for row in speeds if not row.setting.startswith("growth")]
-    for row, colour in zip(others, plt.colormaps["tab20"](np.linspace(0, 1, len(others))), strict=True):
-        setting = _setting(row)
-        details = [f"{setting['solver_steps']} solver steps"] if "solver_steps" in setting else []
-        details += [setting["precision"]] if "precision" in setting else []
-        simulator = row.method.startswith("robosuite")
-        axis.plot(int(setting["envs"]), row.value, "s" if simulator else "D", color=colour, markersize=7,
-                  label=", ".join([row.method.replace("_", " "), *details]))  # fmt: skip
-    axis.set(xscale="log", yscale="log", xlabel="environments side by side", ylabel="control steps per second")
-    axis.set_title(speeds[0].hardware, fontsize=9)
-    axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    axis.spines[["top", "right"]].set_visible(False)
+    contenders = [row for row in speeds if not row.setting.startswith("growth")]
+    contenders.sort(key=lambda row: row.value)
+    grown = {name: _growth(speeds, name) for name in ("envs", "patch_tokens", "chunk_length")}
+    figure = plt.figure(figsize=(15, 0.22 * len(contenders) + 1.4), constrained_layout=True)
+    axis, *growths = figure.subplots(1, 1 + len(grown), width_ratios=[1.6] + [1] * len(grown))
+    for place, row in enumerate(contenders):
+        low, high = (row.value if end is None else end for end in (row.low, row.high))
+        axis.barh(place, row.value, color=COLOURS.get(row.method, "#9b9a97"))
+        axis.plot([max(low, 0.5 * row.value), high], [place, place], color="black", linewidth=1)
+        axis.text(1.15 * high, place, f"{row.value:,.3g}" if row.value < 100 else f"{row.value:,.0f}",
+                  va="center", fontsize=7)  # fmt: skip
+    axis.set_yticks(range(len(contenders)), [_contender_name(row) for row in contenders], fontsize=8)
+    axis.set(xscale="log", xlabel="control steps per second")
+    axis.set_xlim(0.5 * contenders[0].value, 4 * contenders[-1].value)
+    reached = [speed for points in grown.values() for speed in points.values()]
+    for axis_of, (name, points) in zip(growths, grown.items(), strict=True):
+        axis_of.plot(list(points), list(points.values()), "o-", color=COLOURS["flow"])
+        axis_of.set(xscale="log", yscale="log", xlabel=name.replace("_", " ").replace("envs", "dreams side by side"))
+        axis_of.set_xticks(list(points), [str(value) for value in points], fontsize=8)
+        axis_of.minorticks_off()
+        for place, speed in points.items():
+            axis_of.annotate(
+                f"{speed:,.0f}", (place, speed), (0, 6), textcoords="offset points", ha="center", fontsize=7
+            )
+        axis_of.margins(x=0.12)
+        axis_of.set_ylim(0.7 * min(reached), 1.4 * max(reached))
+    growths[0].set_title("flow, one solver step, float32: control steps per second", fontsize=8, loc="left")
+    figure.suptitle(speeds[0].hardware, fontsize=9)
+    for each in (axis, *growths):
+        each.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def _growth(speeds: list[Row], name: str) -> dict[int, float]:
+    """Speeds over one of the numbers that they grow with."""
+    points = {}
+    for row in speeds:
+        setting = _setting(row)
+        varied = next((key for key in ("patch_tokens", "chunk_length") if key in setting), "envs")
+        if row.setting.startswith("growth") and varied == name:
+            points[int(setting[name])] = row.value
+    return points
+
+
+def _contender_name(row: Row) -> str:
+    setting = _setting(row)
+    details = [setting[name] for name in ("precision",) if name in setting]
+    if "solver_steps" in setting:
+        details.insert(0, f"{setting['solver_steps']} solver step{'s' * (setting['solver_steps'] != '1')}")
+    return ", ".join([row.method.replace("_", " "), f"{setting['envs']} envs", *details])
 
 
 def plot_operators(rows: list[Row], path: Path) -> None:

@@ -25,6 +25,7 @@ from benchmarks.contenders import (
     camera_robosuite,
     dream,
     matrix_product,
+    prediction,
     tuned_robosuite,
     video_diffusion,
 )
@@ -61,6 +62,8 @@ class SpeedConfig:
     """Numbers of dreams for the curve over them; on a GPU go on to 8192."""
     growth_chunk_lengths: tuple[int, ...] = (1, 2, 4, 8)
     """Chunk lengths for the curve over them."""
+    growth_image_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    """Pictures so many times as wide as the world's for the curve over their tokens, of flows with random weights."""
     rounds: int = 5
     """Times that every contender has its turn, one after the other."""
     seconds: float = 2.0
@@ -110,6 +113,11 @@ def run(config: SpeedConfig) -> list[Row]:
     makers += [
         partial(dream, config.num_envs, device, config.world, chunk_length=length)
         for length in config.growth_chunk_lengths
+    ]
+    pixels = read_config(world_folder(config.world)).encoder.image_size
+    makers += [
+        partial(prediction, config.num_envs, device, config.world, round(scale * pixels))
+        for scale in config.growth_image_scales
     ]
     with ExitStack() as stack:
         contenders = _open(makers, stack)
@@ -282,6 +290,10 @@ def _check(config: SpeedConfig) -> None:
     for name, values in numbers.items():
         if not values or min(values) < 1:
             raise ValueError(f"{name} must be at least 1, got {' '.join(map(str, values)) or 'nothing'}")
+    if not config.growth_image_scales or min(config.growth_image_scales) < 0.25:
+        raise ValueError(
+            f"growth_image_scales={config.growth_image_scales} must be at least 0.25, so that tokens remain"
+        )
     longest = read_config(world_folder(config.world)).chunk_length
     if max(config.growth_chunk_lengths) > longest:
         raise ValueError(f"growth_chunk_lengths: the world's longest chunk is {longest}")

@@ -45,7 +45,7 @@ def test_a_dream_is_worth_its_chunks(world: str) -> None:
 
 def test_the_table_holds_every_contender(world: str, tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
-    run(SpeedConfig(world, "cpu", 2, (1, 3), (1, 4), (2, 8), rounds=2, seconds=0.001,
+    run(SpeedConfig(world, "cpu", 2, (1, 3), (1, 4), (2, 8), (0.5, 1), rounds=2, seconds=0.001,
                     robosuite=False, video_diffusion=False, out=out, progress=False))  # fmt: skip
     found = json.loads(out.read_text())
 
@@ -60,8 +60,8 @@ def test_the_table_holds_every_contender(world: str, tmp_path: Path) -> None:
     gflops = "gflops_per_predicted_frame"
     assert row("flow", three, gflops)["value"] > row("flow", once, gflops)["value"]
     assert row("regression", "envs=2,device=cpu,precision=bfloat16", "control_steps_per_second")["value"] > 0
-    for setting in ("growth,envs=4,device=cpu", "growth,envs=2,device=cpu,chunk_length=8"):
-        assert row("flow", setting, "control_steps_per_second")["value"] > 0
+    for grown in ("envs=4,device=cpu", "envs=2,device=cpu,chunk_length=8", "envs=2,device=cpu,patch_tokens=4"):
+        assert row("flow", f"growth,{grown}", "control_steps_per_second")["value"] > 0
     few, many = (row("flow", f"envs={envs},device=cpu", "peak_memory_mib")["value"] for envs in (1, 4))
     assert 50 < few < 1.5 * many
     assert row("matrix_product", "device=cpu,precision=bfloat16", "gflops_per_second")["value"] > 0
@@ -92,6 +92,8 @@ def test_bad_settings_are_refused_before_anything_is_opened() -> None:
         run(SpeedConfig(rounds=0))
     with pytest.raises(ValueError, match="growth_envs must be at least 1, got nothing"):
         run(SpeedConfig(growth_envs=()))
+    with pytest.raises(ValueError, match="growth_image_scales"):
+        run(SpeedConfig(growth_image_scales=(0.1,)))
     with pytest.raises(ValueError, match="longest chunk is 8"):
         run(SpeedConfig(growth_chunk_lengths=(9,)))
 
