@@ -23,6 +23,7 @@ from benchmarks.results import Row, row_of, today, write_rows
 from benchmarks.speed import take_turns
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import CPU_BATCH, cache_features, cache_frames, encode_episodes
+from world_models.expected_errors import train_expected_errors
 from world_models.optimisation import LOG_EVERY, OptimisationConfig
 from world_models.processes import choose_device, has_bfloat16
 from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla
@@ -190,6 +191,10 @@ def _stages(world: WorldConfig, encoder: StateEncoder, data: TrainingData, pushe
         trainers["regression"] = lambda schedule, folder, key: train_regression(
             regression, data, schedule, folder, key, pushed
         )
+    # last, as it freezes the rest of the flow
+    trainers["flow_errors"] = lambda schedule, folder, key: train_expected_errors(
+        "flow_errors", flow, data, schedule, folder, key
+    )
     return trainers
 
 

@@ -24,7 +24,7 @@ def test_every_stage_has_its_rates_and_its_cost(tmp_path: Path) -> None:
         for row in json.loads((tmp_path / "rows.json").read_text())
     }
     at = "batch=8,device=cpu"
-    for stage in ("rla", "flow", "regression", "rgb_decoder"):
+    for stage in ("rla", "flow", "regression", "rgb_decoder", "flow_errors"):
         assert found[stage, at, "samples_per_second"] > 0
         assert 0 < found[stage, at, "share_of_peak"] < 1.5
         assert 0 <= found[stage, at, "input_share"] < 1
