@@ -13,7 +13,7 @@ MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 STACKING := --placement standard --length 80
 OF_ALL_KINDS := --expert 0.3 --noisy 0.15 --near-miss 0.3 --play 0.1 --grasp 0.08 --hasty-grasp 0.07
 
-.PHONY: setup gl demo world world-stack world-seeds world-gpu test lint clean
+.PHONY: setup gl demo world world-stack world-seeds world-gpu ablation encoders test lint clean
 
 setup: gl
 	$(PYTHON) -m venv $(VENV)
@@ -118,6 +118,59 @@ world-gpu: data/lift/complete
 		--regression.width 384 --regression.depth 11 \
 		--regression-optimisation.iterations 40000 --regression-optimisation.batch-size 256
 	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift_gpu --out worlds/lift_gpu/fidelity.json
+
+# What each choice of the recipe buys, and which encoder: short trainings, one core each, so `make -j 2` takes two.
+SHORT := --no-baseline --rla-optimisation.iterations 400 --flow-optimisation.iterations 1000 \
+	--rgb-optimisation.iterations 1 --error-optimisation.iterations 0 --threads 1
+VARIED_no_pushed_chunks := --pushed-chunks 0
+VARIED_no_first_frames := --first-frame-share 0
+VARIED_attention := --flow.mixing attention
+VARIED_few_latents := --rla.latents 8 --rla.latent-dim 16
+VARIED_wide := --flow.width 224
+VARIED_large_batch := --flow-optimisation.iterations 500 --flow-optimisation.batch-size 128
+VARIED_another_seed := --seed 1
+VARIED := no_pushed_chunks no_first_frames attention few_latents wide large_batch another_seed
+
+ablation: worlds/ablation/recipe/training.json $(VARIED:%=worlds/ablation/%/training.json) \
+		worlds/ablation/scripts_alone/training.json
+	$(BIN)/rla-gym bench ablation $(^D) --data data/lift_ablation --split report
+
+worlds/ablation/%/training.json: data/lift_ablation/complete
+	$(BIN)/rla-gym train data/lift_ablation --out $(@D) --encoder-from lift $(SHORT) $(VARIED_$*)
+
+worlds/ablation/scripts_alone/training.json: data/lift_scripts/complete
+	$(BIN)/rla-gym train data/lift_scripts --out $(@D) --encoder-from lift $(SHORT)
+
+VIT := --encoder.no-pretrained --encoder.backbone vit_tiny_patch16_224 --encoder.backbone-arguments depth 4
+ENCODER_random := $(VIT) --distillation.optimisation.iterations 1
+ENCODER_student := $(VIT) --distillation.optimisation.iterations 900
+ENCODER_pretrained_coarse := --encoder.backbone-arguments out_indices 2 3
+ENCODER_pretrained_video_alone := --no-proprioception
+ENCODERS := random student pretrained pretrained_coarse pretrained_video_alone
+
+encoders: $(ENCODERS:%=worlds/encoders/%/training.json)
+	$(BIN)/rla-gym bench encoders data/lift_scripts --worlds $(^D)
+
+worlds/encoders/%/training.json: data/lift_scripts/complete
+	$(BIN)/rla-gym train data/lift_scripts --out $(@D) $(SHORT) $(ENCODER_$*)
+
+data/lift_scripts/complete:
+	$(BIN)/rla-gym collect Lift --episodes 640 --out data/lift_scripts
+	touch $@
+
+data/lift_ablation/complete: data/lift_scripts/complete runs/ablation_weak_3/policy.safetensors \
+		runs/ablation_weak_8/policy.safetensors
+	cp -r data/lift_scripts data/lift_ablation && rm data/lift_ablation/complete
+	$(BIN)/rla-gym collect Lift --episodes 720 --out data/lift_ablation --policy-folder runs/ablation_weak_3 $(ONLY_POLICY)
+	$(BIN)/rla-gym collect Lift --episodes 800 --out data/lift_ablation --policy-folder runs/ablation_weak_8 $(ONLY_POLICY)
+	$(BIN)/rla-gym collect Lift --episodes 1600 --out data/lift_ablation $(MOSTLY_NEAR_MISSES)
+	$(BIN)/rla-gym collect Lift --episodes 1700 --out data/lift_ablation --policy-folder runs/ablation_weak_8 $(ONLY_POLICY)
+	$(BIN)/rla-gym collect Lift --episodes 1800 --out data/lift_ablation --policy-folder runs/ablation_weak_3 $(ONLY_POLICY)
+	$(BIN)/rla-gym collect Lift --episodes 2500 --out data/lift_ablation $(ONLY_GRASPS)
+	touch $@
+
+runs/ablation_weak_%/policy.safetensors:
+	$(BIN)/rla-gym agent bc --demonstrations $* --steps 1000 --out $(@D)
 
 test:
 	$(BIN)/python -m pytest
