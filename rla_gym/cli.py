@@ -39,9 +39,10 @@ def _configure(config: type, arguments: list[str], positional: str | None = None
     """Parse arguments into a config dataclass; a leading bare word fills the field ``positional``."""
     import tyro
 
+    words = sys.argv[1 : len(sys.argv) - len(arguments)]
     if positional and arguments and not arguments[0].startswith("-"):
         arguments = [f"--{positional}", *arguments]
-    return tyro.cli(config, args=arguments)
+    return tyro.cli(config, prog=" ".join(["rla-gym", *words]), args=arguments)
 
 
 def _collect(arguments: list[str]) -> None:
@@ -179,6 +180,9 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except BrokenPipeError:  # `| head` has seen enough; nothing is left to flush to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:

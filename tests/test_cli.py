@@ -36,6 +36,25 @@ def test_help_of_a_family_lists_its_members(
     assert all(f"\n  {name} " in printed for name in names)
 
 
+@pytest.mark.parametrize("words", [["train"], ["agent", "bc"]])
+def test_help_of_a_command_says_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words, "--help")
+    assert f"usage: rla-gym {' '.join(words)} [" in capsys.readouterr().out
+
+
+def test_output_may_be_cut_short() -> None:
+    command = [sys.executable, "-m", "rla_gym", "collect", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.wait()
+
+
 def test_members_of_a_family_exist() -> None:
     pytest.importorskip("matplotlib", reason='agents are not installed: pip install "rla-gym[agents]"')
     for module, config, function, *_ in cli.AGENTS.values():
