@@ -160,7 +160,8 @@ data/lift_scripts/complete:
 
 data/lift_ablation/complete: data/lift_scripts/complete runs/ablation_weak_3/policy.safetensors \
 		runs/ablation_weak_8/policy.safetensors
-	cp -r data/lift_scripts data/lift_ablation && rm data/lift_ablation/complete
+	[ -d data/lift_ablation ] || (rm -rf data/lift_ablation.tmp && cp -r data/lift_scripts data/lift_ablation.tmp \
+		&& rm data/lift_ablation.tmp/complete && mv data/lift_ablation.tmp data/lift_ablation)
 	$(BIN)/rla-gym collect Lift --episodes 720 --out data/lift_ablation --policy-folder runs/ablation_weak_3 $(ONLY_POLICY)
 	$(BIN)/rla-gym collect Lift --episodes 800 --out data/lift_ablation --policy-folder runs/ablation_weak_8 $(ONLY_POLICY)
 	$(BIN)/rla-gym collect Lift --episodes 1600 --out data/lift_ablation $(MOSTLY_NEAR_MISSES)

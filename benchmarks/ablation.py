@@ -14,10 +14,11 @@ from benchmarks.plots import plot_accuracy_against_compute
 from benchmarks.probes import ProbeConfig
 from benchmarks.results import Row, print_rows, today, write_rows
 from world_models.data.episodes import EpisodeDataset
+from world_models.train import TrainConfig, plain_settings
 from world_models.world_model import world_folder
 
-PLACES = {"out", "cache", "encoder_from", "device", "threads"}
-"""Settings that say where things lie, and change no result."""
+PLACES = {"cache", "encoder_from", "device", "ray", "threads"}
+"""Settings that say where things lie or what computes, and are no choice of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,24 @@ def run(config: AblationConfig) -> list[Row]:
     """Compare, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: fewer than two worlds, one without training.json, or data that lack simulator columns or long
-            enough episodes.
+        ValueError: fewer than two worlds, one without training.json, two of the same settings, or data that lack
+            simulator columns or long enough episodes.
     """
     if len(config.worlds) < 2:
         raise ValueError("an ablation compares worlds; name the recipe's and at least one that varies it")
     facts = [_training(name) for name in config.worlds]
-    recipe = _flat(facts[0]["settings"])
+    methods = [_method(training, facts[0]) for training in facts]
+    if len(set(methods)) < len(methods):
+        twice = next(method for method in methods if methods.count(method) > 1)
+        raise ValueError(f"two of the worlds are both {twice!r}, of the same settings and data; leave one of them out")
     views = None
     if config.data is not None:
         cache = config.cache or config.data / "cache"
         views = Views(EpisodeDataset(config.data), config.split, cache, probe=config.probe)
     rows: list[Row] = []
-    for name, training in zip(config.worlds, facts, strict=True):
-        settings = _flat(training["settings"])
-        varied = {key: value for key, value in settings.items() if recipe.get(key) != value}
-        method = ", ".join(f"{key} {value}" for key, value in varied.items()) or "recipe"
-        arguments = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in varied.items())
-        command = f"rla-gym train DATA --out {name} {arguments}".strip()
+    for name, training, method in zip(config.worlds, facts, methods, strict=True):
+        settings = training["settings"]
+        command = training_command(settings, name)
         for stage, scalars in training["metrics"].items():
             for metric, value in scalars.items():
                 if metric != "iterations":
@@ -96,12 +97,44 @@ def _training(name: str) -> dict[str, Any]:
     return content
 
 
+def _method(training: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """In what a training differs from the recipe's."""
+    own, others = _flat(training["settings"]), _flat(recipe["settings"])
+    varied = [f"{key} {value}" for key, value in own.items() if key not in PLACES and others.get(key) != value]
+    if training["data"] != recipe["data"]:
+        varied.append(f"{training['data']['episodes']} episodes")
+    return ", ".join(varied) or "recipe"
+
+
+def training_command(settings: dict[str, Any], out: str) -> str:
+    """The command that trains a world with these settings, as training.json holds them; defaults are left out."""
+    defaults = _flat(plain_settings(TrainConfig(Path(), Path())))
+    words = ["rla-gym train DATA --out", out]
+    for key, value in _flat(settings).items():
+        if key not in {"cache", "device"} and defaults.get(key) != value:
+            parents, dot, name = key.replace("_", "-").rpartition(".")
+            if isinstance(value, bool):
+                words.append(f"--{parents}{dot}{'' if value else 'no-'}{name}")
+            else:
+                words.append(f"--{parents}{dot}{name} {value}")
+    return " ".join(words)
+
+
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings with dotted names; a backbone's arguments are one of them, as they are typed."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if prefix or key not in PLACES:
-            flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        if key == "backbone_arguments":
+            flat[prefix + key] = " ".join(f"{name} {_typed(argument)}" for name, argument in value.items())
+        elif isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
     return flat
+
+
+def _typed(argument: Any) -> str:
+    return " ".join(map(str, argument)) if isinstance(argument, list | tuple) else str(argument)
 
 
 def _unit(metric: str) -> str:

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 
 from agents.statistics import mean_over_seeds, paired_difference, seeds_and_states
+from benchmarks.ablation import training_command
 from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.ranking import compare, mean_maximum_rank_violation
 from benchmarks.results import print_rows, read_rows, write_rows
 from benchmarks.reward_alignment import episode_returns, true_progress
 from benchmarks.rollout_errors import auroc
 from tests.result_rows import row
+from world_models.train import TrainConfig, plain_settings
 
 
 def test_rows_round_trip_and_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +28,19 @@ def test_rows_round_trip_and_print(tmp_path: Path, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert "0.000 [0.00, 0.04]" in printed
     assert "0.500" in printed
+
+
+def test_the_command_of_a_row_gives_its_settings(tmp_path: Path) -> None:
+    typed = (
+        "--seed 3 --no-baseline --pushed-chunks 0 --encoder-from lift --flow.mixing attention "
+        "--encoder.no-pretrained --encoder.backbone-arguments depth 4 out_indices 1 2 --rla-optimisation.no-bf16"
+    )
+    settings = plain_settings(tyro.cli(TrainConfig, args=["--data", "d", "--out", "o", *typed.split()]))
+    command = training_command(settings, "worlds/one")
+    assert command.startswith("rla-gym train DATA --out worlds/one --")
+    again = tyro.cli(TrainConfig, args=["--data", *command.split()[2:]])
+    assert plain_settings(again) == settings
+    assert len(command) < 100 + len(typed)
 
 
 def test_an_interval_over_seeds_is_wider_than_over_states_alone() -> None:

@@ -157,6 +157,22 @@ def test_bfloat16_is_for_those_who_have_it(has: bool, tmp_path: Path, monkeypatc
     assert seen == {torch.bfloat16 if has else torch.float32}
 
 
+def test_seeds_micro_batches_and_iterations_draw_different_samples(tmp_path: Path) -> None:
+    drawn: list[float] = []
+
+    def draw(generator: torch.Generator, samples: int) -> torch.Tensor:
+        drawn.append(float(torch.rand((), generator=generator)))
+        return torch.rand(samples, 3, generator=generator)
+
+    module = nn.Linear(3, 1)
+    for seed in (0, 1, 2):
+        optimise(
+            "line", module, draw, lambda inputs, generator: module(inputs).square().mean(),
+            OptimisationConfig(2, batch_size=8, micro_batches=4, bf16=False), tmp_path / str(seed), key={"seed": seed},
+        )  # fmt: skip
+    assert len(drawn) == len(set(drawn)) == 3 * 2 * 4
+
+
 def test_an_interrupted_stage_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     straight = _regression_problem(tmp_path / "straight", 60)
     calls = 0

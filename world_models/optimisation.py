@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -99,8 +100,8 @@ def optimise(
         loss: their mean loss.
         config: how.
         folder: holds ``<name>.safetensors`` (checkpoint, then result) and TensorBoard's files.
-        key: everything the result depends on besides ``config``; a checkpoint of another key is refused. Its ``seed``
-            and the iteration key every batch, so that a resumed run draws what it would have drawn.
+        key: everything the result depends on besides ``config``; a checkpoint of another key is refused. Its ``seed``,
+            the micro-batch and the iteration key what is drawn, so that a resumed run draws what it would have drawn.
         validate: called with averaged weights in place; returns scalars to log.
         after_step: called after every step of the optimiser, in every process.
 
@@ -148,8 +149,7 @@ def optimise(
     module.train()
     turns = itertools.product(range(start, config.iterations), own_parts)
     ahead = read_ahead(
-        partial(_drawn, draw, config.batch_size // parts, (key["seed"] << 32) + (part << 48) + iteration)
-        for iteration, part in turns
+        partial(_drawn, draw, config.batch_size // parts, (key["seed"], part, iteration)) for iteration, part in turns
     )
     waited, logged = 0.0, began
     bar = tqdm(
@@ -225,8 +225,9 @@ def optimise(
     return metrics
 
 
-def _drawn(draw: Draw, samples: int, seed: int) -> tuple[Any, torch.Generator]:
-    generator = torch.Generator().manual_seed(seed)
+def _drawn(draw: Draw, samples: int, entropy: tuple[int, int, int]) -> tuple[Any, torch.Generator]:
+    # Hashed together, as torch's generator for CPUs heeds no more than 32 bits of a seed.
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
     return draw(generator, samples), generator
 
 

@@ -215,7 +215,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         model.save(config.out, torch.float16)
     _log_animation(flow_world, data, stages)
     facts = {"metrics": metrics, "data": _describe(dataset), "hardware": _hardware(processes)}
-    save_json(config.out / "training.json", {**facts, "settings": _plain(dataclasses.asdict(config))})
+    save_json(config.out / "training.json", {**facts, "settings": plain_settings(config)})
     write_model_card(config.out)
     return metrics
 
@@ -359,7 +359,8 @@ def _hardware(processes: Processes) -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
 
 
-def _plain(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items() if key not in {"data", "out"}}
-    return list(content) if isinstance(content, tuple) else str(content) if isinstance(content, Path) else content
+def plain_settings(config: TrainConfig) -> dict[str, Any]:
+    """Settings as JSON holds them, but for where data and world lie."""
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in {"data", "out"}}
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return plain
