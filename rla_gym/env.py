@@ -18,8 +18,8 @@ class RLAWMEnv(gym.Env[Any, Any]):
 
     Action: (K*A,) float in [-1, 1], row-major (K, A). Observation: what ``obs`` names, by default patch tokens (L, C)
     float32, see :class:`rla_gym.observations.Observations`. Info: those of the vector environment as Python scalars:
-    ``success`` (bool), ``success_probability``, ``reward_alignment`` and ``reward_success`` (float), ``control_steps``
-    (int, of this episode), ``demonstration`` (int, the one rewarded).
+    ``success`` (bool), ``success_probability``, ``reward_alignment``, ``reward_success`` and ``uncertainty`` (float),
+    ``control_steps`` (int, of this episode), ``demonstration`` (int, the one rewarded).
 
     ``RLAWMEnv(slot=i)`` dreams exactly what slot ``i`` of an :class:`RLAWMVectorEnv` dreams from the same seed.
 

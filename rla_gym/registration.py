@@ -1,4 +1,4 @@
-"""Gymnasium ids: for every task, the dream and its ground truth."""
+"""Gymnasium ids: for every task, the dream and its ground truth; and one that dreams any world."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from rla_gym.tasks import TASKS, dream_id, simulator_id
 
 
 def register_environments() -> None:
-    """Registers ``RLAWM-<Task>-v0`` and ``Robosuite-<Task>-v0``; a second call changes nothing."""
+    """Registers ``RLAWM-<Task>-v0``, ``Robosuite-<Task>-v0`` and ``RLAWM-v0``; a second call changes nothing."""
+    for task in (*TASKS, None):
+        _register(dream_id(task), task, "rla_gym.env:RLAWMEnv", "rla_gym.vector_env:RLAWMVectorEnv")
     for task in TASKS:
-        for identity, environment, vector_environment in (
-            (dream_id(task), "rla_gym.env:RLAWMEnv", "rla_gym.vector_env:RLAWMVectorEnv"),
-            (
-                simulator_id(task),
-                "rla_gym.ground_truth.env:RobosuiteEnv",
-                "rla_gym.ground_truth.vector:RobosuiteVectorEnv",
-            ),
-        ):
-            if identity not in gym.registry:
-                gym.register(
-                    identity, entry_point=environment, vector_entry_point=vector_environment, kwargs={"task": task}
-                )
+        _register(
+            simulator_id(task), task, "rla_gym.ground_truth.env:RobosuiteEnv",
+            "rla_gym.ground_truth.vector:RobosuiteVectorEnv",
+        )  # fmt: skip
+
+
+def _register(identity: str, task: str | None, environment: str, vector_environment: str) -> None:
+    if identity not in gym.registry:
+        gym.register(identity, entry_point=environment, vector_entry_point=vector_environment, kwargs={"task": task})

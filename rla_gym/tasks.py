@@ -148,9 +148,9 @@ def get_task(name: str) -> TaskSpec:
     return TASKS[name]
 
 
-def dream_id(task: str) -> str:
-    """Gymnasium's id of a task's dream."""
-    return f"RLAWM-{task}-v0"
+def dream_id(task: str | None) -> str:
+    """Gymnasium's id of a task's dream; of one that is not in :data:`TASKS`, the id that dreams any world."""
+    return f"RLAWM-{task}-v0" if task in TASKS else "RLAWM-v0"
 
 
 def simulator_id(task: str) -> str:
@@ -182,7 +182,7 @@ def check_world_fits(task: TaskSpec, config: WorldConfig, world: object) -> None
     if config.task != task.name:
         raise ValueError(
             f"world {world!r} shows task {config.task!r}, not {task.name!r}: choose a world of {task.name!r}, "
-            "or pass task=None to dream this one"
+            f"or dream this one as {dream_id(None)!r}"
         )
     for what, found, wanted in (
         ("actions", tuple(config.action_names), task.action_names),

@@ -17,10 +17,13 @@ from safetensors.torch import load_file
 
 from agents.bc import BCConfig, choose_demonstrations, chunk_samples, train_bc
 from agents.blind import BlindConfig, make_blind
+from agents.evaluate import EvaluateConfig, evaluate
 from agents.gaussian import gaussian_kl, gaussian_log_prob
+from agents.play import PlayConfig, play
 from agents.policy import TokenPolicy, load_policy
 from agents.ppo import PPOConfig, train_ppo
 from rewards.success import SuccessDetector
+from rla_gym.tasks import dream_id
 from world_models.data.demonstrations import Demonstrations
 from world_models.processes import choose_device
 
@@ -316,26 +319,41 @@ class Reach(VectorEnv):
         )
 
 
-def test_ppo_improves_where_the_optimum_is_known(ppo: PPOConfig, clone: Path, tmp_path: Path) -> None:
+def test_ppo_improves_where_the_optimum_is_known(
+    ppo: PPOConfig, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = load_policy(clone)
     policy.facts["task"] = "Reach"
-    gym.register("RLAWM-Reach-v0", vector_entry_point=Reach)
-    try:
-        config = dataclasses.replace(
-            ppo,
-            policy=policy.save(tmp_path / "start"),
-            num_envs=64,
-            iterations=25,
-            checkpoint_every=100,
-            learning_rate=3e-4,
-            target_kl=1.0,
-            kl_coefficient=0.0,
-        )
-        rows = history(train_ppo(config))
-    finally:
-        del gym.registry["RLAWM-Reach-v0"]
+    spec = gym.envs.registration.EnvSpec("RLAWM-v0", vector_entry_point=Reach)
+    monkeypatch.setitem(gym.registry, dream_id("Reach"), spec)
+    config = dataclasses.replace(
+        ppo,
+        policy=policy.save(tmp_path / "start"),
+        num_envs=64,
+        iterations=25,
+        checkpoint_every=100,
+        learning_rate=3e-4,
+        target_kl=1.0,
+        kl_coefficient=0.0,
+    )
+    rows = history(train_ppo(config))
     rewards = [row["charts/reward_per_chunk"] for row in rows]
     assert np.mean(rewards[-3:]) > 0.6 * np.mean(rewards[:3])  # rewards are negative
+
+
+def test_a_world_of_ones_own_task_is_cloned_trained_in_judged_and_played(
+    world: Path, ppo: PPOConfig, tmp_path: Path
+) -> None:
+    folding = tmp_path / "folding"
+    shutil.copytree(world, folding)
+    config = json.loads((folding / "config.json").read_text())
+    (folding / "config.json").write_text(json.dumps({**config, "task": "Fold"}))
+    clone = train_bc(BCConfig(world=str(folding), out=tmp_path / "clone", demonstrations=3, steps=5, width=32,
+                              device="cpu", progress=False))  # fmt: skip
+    trained = train_ppo(dataclasses.replace(ppo, policy=clone, iterations=2))
+    judged = evaluate(EvaluateConfig(trained, env="RLAWM-v0", episodes=4, device="cpu", progress=False))
+    assert len(judged.successes) == 4
+    assert play(PlayConfig(str(folding), trained, envs=2, chunks=2, out=tmp_path / "play.mp4")).stat().st_size > 1000
 
 
 def test_ppo_clones_first_and_keeps_policies(world: Path, ppo: PPOConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,9 +290,10 @@ def test_missing_worlds_and_detectors(make: Make, tiny_world_folder: Path, tmp_p
     other = tmp_path / "other"
     shutil.copytree(make(1).world, other)
     (other / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"shows task 'Fold', not 'Lift': .*task=None"):
+    with pytest.raises(ValueError, match=r"shows task 'Fold', not 'Lift': .*RLAWM-v0"):
         make(world=other)
     make(world=other, task=None).reset(seed=0)
+    gym.make_vec("RLAWM-v0", 2, world=other).close()
 
 
 def test_an_episode_is_as_long_as_its_task(make: Make, tiny_world_folder: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class TrainConfig:
         data: folder of a LeRobotDataset v3.0.
         out: the world's folder; checkpoints and TensorBoard files go to its ``stages``.
         cache: folder of decoded frames and encoded features; None for ``<data>/cache``.
-        task: name of the task; the environment id is ``RLAWM-<task>-v0``.
+        task: name of the task; one that is not rla-gym's own is dreamed as ``RLAWM-v0``, by its world.
         chunk_length: most actions in a chunk.
         proprioception: put the dataset's column ``observation.state`` into the state, where it has one.
         pushed_chunks: the world model trains a quarter of the time on states that it predicted itself, up to this many
