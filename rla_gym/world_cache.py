@@ -58,7 +58,8 @@ class _Loaded:
 
 
 _open: dict[Key, _Loaded] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Of one thread's own: the garbage collector may release an environment's world while that thread loads another."""
 
 
 def acquire_world(
@@ -111,8 +112,9 @@ def _acquire(key: Key, load: Callable[[], Any]) -> tuple[Key, Any]:
     with _lock:
         if key not in _open:
             _open[key] = _Loaded(load())
-        _open[key].users += 1
-        return key, _open[key].content
+        loaded = _open[key]
+        loaded.users += 1
+        return key, loaded.content
 
 
 def _identity(folder: Path) -> Key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -134,6 +135,9 @@ def test_kinds_keep_their_shares_at_any_length() -> None:
     seeds = {config.reset_seed(index) for index in range(1000)}
     assert len(seeds) == 1000
     assert all(seed in COLLECT_SEED_RANGE for seed in seeds)
+    first = [CollectConfig(seed=seed).reset_seed(0) for seed in range(12)]
+    apart = [abs(one - other) for one, other in itertools.combinations(first, 2)]
+    assert 10_000 < min(apart) < max(apart) < len(COLLECT_SEED_RANGE) - 10_000
 
 
 @pytest.mark.parametrize(

@@ -347,7 +347,8 @@ def write_foreign(root: Path, lengths: list[int], with_success: bool) -> list[tu
     for name in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
         features[name] = {"dtype": "int64", "shape": [1], "names": None}
     if with_success:
-        data["next.success"] = (owner == 1) & (data["frame_index"] == 3)
+        # Episode 1 ends in success; episode 3 loses it again.
+        data["next.success"] = ((owner == 1) & (data["frame_index"] >= 7)) | ((owner == 3) & (data["frame_index"] == 3))
         features["next.success"] = {"dtype": "bool", "shape": [1], "names": None}
     (root / "data/chunk-000").mkdir(parents=True)
     pq.write_table(pa.table(data), root / "data/chunk-000/file-000.parquet", row_group_size=7)

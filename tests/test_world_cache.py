@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -32,6 +34,28 @@ def test_rendering_decodes_the_present_state(make: Make) -> None:
     assert env.metadata["render_fps"] == 2.5
     with pytest.warns(UserWarning, match="render_mode='rgb_array'"):
         assert pixels.render() is None
+
+
+def test_an_environment_that_is_collected_while_a_world_loads_is_let_go(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = world_cache.open_worlds()
+    cycle: list[Any] = [RLAWMVectorEnv(1, world=make(1).world, dynamics="regression")]
+    cycle.append(cycle)
+    del cycle
+    load = world_cache.load_world
+
+    def load_and_collect(*arguments: Any, **named: Any) -> Any:
+        gc.collect()
+        return load(*arguments, **named)
+
+    monkeypatch.setattr(world_cache, "load_world", load_and_collect)
+    made: list[RLAWMVectorEnv] = []
+    thread = threading.Thread(target=lambda: made.append(make(1, precision="bfloat16")), daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    assert made, "loading waits for the lock that it holds"
+    assert world_cache.open_worlds() == before + 2  # not the collected one
 
 
 def test_a_reduced_precision_is_another_dream(make: Make) -> None:

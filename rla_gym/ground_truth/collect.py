@@ -107,8 +107,9 @@ class CollectConfig:
         return self.kind(index) != "expert" and np.random.default_rng([self.seed, index, 1]).random() < self.guessing
 
     def reset_seed(self, index: int) -> int:
-        """The environment's reset seed of episode ``index``, different for every index."""
-        return COLLECT_SEED_RANGE[(self.seed * 100_003 + index) % len(COLLECT_SEED_RANGE)]
+        """The environment's reset seed of episode ``index``; datasets of few seeds share none for 10,000 episodes."""
+        first = int(self.seed * _GOLDEN % 1 * len(COLLECT_SEED_RANGE))
+        return COLLECT_SEED_RANGE[(first + index) % len(COLLECT_SEED_RANGE)]
 
 
 def collect(config: CollectConfig, policy: ChunkPolicy | None = None) -> EpisodeDataset:

@@ -200,15 +200,17 @@ class EpisodeDataset:
         return rows
 
     def _read_successes(self) -> np.ndarray:
-        """(N,) bool from meta/episodes, else from the column "next.success", else False."""
+        """(N,) bool from meta/episodes, else from "next.success" in an episode's last row, else False."""
         successes = np.array([bool(row.get("success")) for row in self._rows], bool)
         if any("success" in row for row in self._rows) or "next.success" not in self._shapes:
             return successes
         for path in sorted((self.root / "data").glob("*/*.parquet")):
             table = pq.read_table(path, columns=["episode_index", "next.success"])
             succeeded = np.asarray(table.column("next.success").to_pylist(), bool).reshape(table.num_rows, -1).any(1)
-            found = table.column("episode_index").to_numpy()[succeeded]
-            successes[found[found < len(successes)]] = True
+            episodes = table.column("episode_index").to_numpy()
+            ends = np.flatnonzero(np.diff(episodes, append=-1))
+            ends = ends[episodes[ends] < len(successes)]
+            successes[episodes[ends]] = succeeded[ends]
         return successes
 
     def _read_file_starts(self) -> dict[Path, int]:
