@@ -53,10 +53,14 @@ def run(config: RankingConfig) -> list[Row]:
     """Evaluate every policy twice, compare, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: fewer than three policies, or the same folder twice.
+        ValueError: fewer than three policies, or two folders of the same name.
     """
-    if len(config.policies) < 3 or len(set(config.policies)) < len(config.policies):
-        raise ValueError(f"a ranking needs at least three different policies, got {len(set(config.policies))}")
+    names = [policy.name for policy in config.policies]
+    if len(names) < 3:
+        raise ValueError(f"a ranking needs at least three policies, got {len(names)}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two policies are called {twice!r}, as rows name them by their folders: rename one")
     real, dream, task = [], [], ""
     for policy in config.policies:
         outcomes = real_and_dreamed(

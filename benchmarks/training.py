@@ -74,8 +74,8 @@ def run(config: TrainingConfig) -> list[Row]:
         FileNotFoundError: there is no such data or world.
         ValueError: a setting is out of range.
     """
-    if not 2 <= config.rounds <= 50:
-        raise ValueError(f"rounds={config.rounds}: give 2 to 50, for an interval over them")
+    if not 2 <= config.rounds <= 10:
+        raise ValueError(f"rounds={config.rounds}: give 2 to 10, for an interval over them")
     if config.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {config.batch_size}")
     dataset, folder = EpisodeDataset(config.data), world_folder(config.world)

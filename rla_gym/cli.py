@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
 from rla_gym import check_not_shadowed
 
 USAGE = """\
@@ -188,7 +190,7 @@ def main() -> None:
         if extra is None:
             raise
         sys.exit(f'rla-gym: this command needs {error.name}: pip install "rla-gym[{extra}]"')
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, gym.error.Error) as error:
         if os.environ.get("RLA_GYM_TRACEBACK"):
             raise
         sys.exit(f"rla-gym: {error}\n(set RLA_GYM_TRACEBACK=1 for the traceback)")

@@ -69,6 +69,12 @@ def test_training_goes_on_from_a_world_and_leaves_stages_of_no_iterations_alone(
     assert changed == {"flow"}
     with pytest.raises(ValueError, match="other sizes"):
         train(replace(later, out=tmp_path / "wider", flow=replace(config.flow, width=32)))
+    for name, value, mend in (
+        ("task", "Stack", "--task Lift"), ("proprioception", False, "train anew"), ("baseline", True, "--no-baseline"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=mend):
+            train(replace(later, out=tmp_path / "refused", **{name: value}))
+    assert not (tmp_path / "refused").exists()
     # What is taught about errors changes no dream.
     taught = replace(
         later, out=tmp_path / "taught", flow_optimisation=none,
@@ -292,6 +298,20 @@ def test_windows_stay_inside_their_episode(dataset: EpisodeDataset) -> None:
         begins = windows.sample(512, 8, torch.Generator().manual_seed(0))[0][:, 0, 0].long().numpy()
         among_all = 1 / (offsets[1] - offsets[0] - 1)
         assert np.isin(begins, offsets).mean() == pytest.approx(share + (1 - share) * among_all, abs=0.06)
+
+
+def test_windows_are_drawn_from_many_starts_by_their_chances() -> None:
+    many = 2**24 + 8  # more than torch.multinomial takes: 233 hours at 20 frames a second
+    weights = torch.zeros(many)
+    weights[[5, many - 2, many - 1]] = torch.tensor([0.25, 0.25, 0.5])
+    remaining = torch.ones(many, dtype=torch.int64)
+    remaining[many - 1] = 3
+    windows = Windows(torch.zeros(1), torch.zeros(1), torch.arange(many), remaining, weights)
+    drawn = windows.draw(4000, torch.Generator().manual_seed(0))
+    rows, counts = drawn.unique(return_counts=True)
+    assert rows.tolist() == [5, many - 2, many - 1]
+    np.testing.assert_allclose(counts / 4000, [0.25, 0.25, 0.5], atol=0.03)
+    assert windows.draw(9, torch.Generator(), span=3).unique().tolist() == [many - 1]
 
 
 def test_runs_of_chunks_are_whole(dataset: EpisodeDataset) -> None:

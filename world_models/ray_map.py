@@ -44,7 +44,8 @@ def ray_map(
     Raises:
         ImportError: Ray is missing.
         ValueError: the cluster has nothing to work with.
-        RuntimeError: no worker starts, or they die again and again over an item.
+        ConnectionError: no worker starts.
+        ChildProcessError: workers die again and again over an item.
         Exception: what a worker raised.
     """
     try:
@@ -71,7 +72,9 @@ def ray_map(
             started, _ = ray.wait([*starting], timeout=0 if load else START_SECONDS) if starting else ([], [])
             load |= {starting.pop(sign): 0 for sign in started}
             if not load:
-                raise RuntimeError(f"the Ray cluster started no worker within {START_SECONDS:.0f} s; ask `ray status`")
+                raise ConnectionError(
+                    f"the Ray cluster started no worker within {START_SECONDS:.0f} s: see `ray status`"
+                )
             for item in islice(queue, AHEAD * len(load) - len(under_way)):
                 free = min(load, key=lambda worker: load[worker])
                 load[free] += 1
@@ -111,6 +114,6 @@ def _get(ray: Any, result: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayActorError as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             f"workers of the Ray cluster died {RETRIES + 1} times over one item (out of memory?): {error}"
         ) from error

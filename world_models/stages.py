@@ -247,7 +247,7 @@ def train_rgb_decoder(
         return states.float(), pictures.permute(0, 3, 1, 2).float() / 255
 
     def draw(generator: torch.Generator, samples: int) -> tuple[Tensor, Tensor]:
-        return read(windows.starts[torch.multinomial(windows.weights, samples, generator=generator)])
+        return read(windows.starts[windows.draw(samples, generator)])
 
     def error(states: Tensor, pictures: Tensor) -> Tensor:
         return F.l1_loss(decoder(states).float(), pictures)

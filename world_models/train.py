@@ -46,8 +46,10 @@ from world_models.world_model import (
     RLAWorldModel,
     WorldConfig,
     WorldModel,
+    dynamics_in,
     load_encoder,
     load_model,
+    read_config,
     save_encoder,
     world_folder,
 )
@@ -145,6 +147,8 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     dataset = EpisodeDataset(config.data)
     demonstrations = _demonstration_episodes(dataset, config.demonstrations)
     _check_data(dataset, max(config.chunk_length, config.distillation.horizon))
+    if config.start_from is not None:
+        _check_start(config, world_folder(config.start_from))
     processes = launched(config.device)
     device = processes.device
     torch.set_num_threads(config.threads or processes.threads)
@@ -265,6 +269,17 @@ def _save_starts(config: TrainConfig, dataset: EpisodeDataset, demonstrations: l
     Demonstrations.stack(
         [data.features[span].cpu() for span in spans], [data.actions[span].cpu() for span in spans], first_states
     ).save(config.out / "starts.safetensors")
+
+
+def _check_start(config: TrainConfig, folder: Path) -> None:
+    """Raise ValueError if a training cannot go on from the world in a folder as asked."""
+    held = read_config(folder)
+    if config.task != held.task:
+        raise ValueError(f"{folder} is a world of task {held.task!r}, not {config.task!r}: pass --task {held.task}")
+    if held.proprioception and not config.proprioception:
+        raise ValueError(f"{folder} has proprioception in its states: leave --no-proprioception out, or train anew")
+    if config.baseline and "regression" not in dynamics_in(folder):
+        raise ValueError(f"{folder} has no regression to go on from: pass --no-baseline")
 
 
 def _start_from(name: str, models: list[WorldModel]) -> dict[str, Scalars]:

@@ -304,7 +304,7 @@ def _by_processes(config: CollectConfig, policy: ChunkPolicy | None, missing: li
         tqdm.write("interrupted: finishing the episodes under way", file=sys.stderr)
         raise
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             "a worker process died (out of memory?); run the same command again to go on, with fewer workers"
         ) from error
     finally:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rla_gym.ground_truth.real_features import Encoder, VideoAlignment
 
 SHOWN = ("last_action", "proprioception", "remaining_time", "rgb")
+"""The observations that a simulator gives by itself; the others are made of its pictures."""
 READINGS = 8
 """Proprioceptive values of a simulator: hand position, gripper opening, and the change of both."""
-"""The observations that a simulator gives by itself; the others are made of its pictures."""
 
 
 class Perception:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -222,6 +222,7 @@ class Windows:
     starts: Tensor
     remaining: Tensor
     weights: Tensor
+    _cumulative: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def over(
@@ -261,6 +262,21 @@ class Windows:
         """Chunks of ``horizon`` frames that the longest episode holds, at most :data:`MOST_CHUNKS`."""
         return min(MOST_CHUNKS, int(self.remaining.max()) // horizon)
 
+    def draw(self, count: int, generator: torch.Generator, span: int = 1) -> Tensor:
+        """Rows ``(count,)`` int64 of :attr:`starts` by their chances, of those with ``span`` frames after them.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if span not in self._cumulative:
+            # torch.multinomial would do the same, for up to 2^24 starts.
+            self._cumulative[span] = (self.weights.double() * (self.remaining >= span)).cumsum(0)
+        cumulative = self._cumulative[span]
+        if not cumulative[-1] > 0:
+            raise ValueError(f"no episode has {span} frames after one; train on longer episodes, or shorter chunks")
+        drawn = torch.rand(count, dtype=torch.float64, generator=generator) * cumulative[-1]
+        return torch.searchsorted(cumulative, drawn, right=True)
+
     def sample_sequence(
         self, batch: int, horizon: int, chunks: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,10 +295,7 @@ class Windows:
             ValueError: no episode is that long.
         """
         span = chunks * horizon
-        long_enough = self.remaining >= span
-        if not bool(long_enough.any()):
-            raise ValueError(f"no episode has {span} frames after one; lower the number of chunks ({chunks})")
-        first = self.starts[torch.multinomial(self.weights * long_enough, batch, replacement=True, generator=generator)]
+        first = self.starts[self.draw(batch, generator, span)]
         frames = (first[:, None] + torch.arange(span)).view(batch, chunks, horizon)
         after = first[:, None] + horizon * torch.arange(1, chunks + 1)
         return self._states(first), self.actions[frames.to(self.actions.device)], self._states(after)
@@ -302,7 +315,7 @@ class Windows:
             states ``(B, L, C)`` float32, later states ``(B, L, C)`` float32, actions ``(B, H, A)`` zero past the
             window, frames between the states ``(B,)`` int64.
         """
-        row = torch.multinomial(self.weights, batch, replacement=True, generator=generator)
+        row = self.draw(batch, generator)
         drawn = torch.randint(1, horizon + 1, (batch,), generator=generator)
         full = torch.rand(batch, generator=generator) < full_share
         lengths = torch.minimum(torch.where(full, horizon, drawn), self.remaining[row])
