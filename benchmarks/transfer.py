@@ -283,11 +283,17 @@ def _rows(
         seeds = config.training_seeds[: len(successes)]
         label = ",".join(map(str, seeds))
         dreamed = np.array([outcomes.dream for outcomes in played[method]])
-        for metric, table in (("success_rate", successes), ("dream_success_rate", dreamed)):
-            add(method, metric, setting, _rate(table), table.size, label)
+        # The dream that judges predicts as said, also policies that did not train in it.
+        judged = setting
+        if config.prediction_length is not None and method not in IN_THE_DREAM:
+            judged += f",prediction_length={config.prediction_length}"
+        for metric, where, table in (
+            ("success_rate", setting, successes), ("dream_success_rate", judged, dreamed),
+        ):  # fmt: skip
+            add(method, metric, where, _rate(table), table.size, label)
             if len(seeds) > 1:
                 for seed, outcomes in zip(seeds, table, strict=True):
-                    add(method, metric, f"{setting},seed={seed}", _rate(outcomes[None]), len(outcomes), str(seed))
+                    add(method, metric, f"{where},seed={seed}", _rate(outcomes[None]), len(outcomes), str(seed))
         for baseline in BASELINES if method != "blind" else ():
             if baseline == method or baseline not in real:
                 continue
