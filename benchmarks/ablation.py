@@ -10,9 +10,9 @@ from typing import Any
 from agents.evaluate import command_line, describe_hardware
 from benchmarks.dream_errors import dream_error_rows
 from benchmarks.held_out import Views
-from benchmarks.plots import plot_accuracy_against_compute
+from benchmarks.plots import plot_accuracy_against_compute, plot_bars
 from benchmarks.probes import ProbeConfig
-from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.results import Row, print_methods, today, write_rows
 from world_models.data.episodes import EpisodeDataset
 from world_models.train import TrainConfig, plain_settings
 from world_models.world_model import world_folder
@@ -30,7 +30,7 @@ class AblationConfig:
         data: a dataset to roll the flows out on, for errors in centimetres and lifts; None leaves these out.
         split: which of its episodes; recipes are chosen on ``validation``.
         cache: folder of the feature cache; None for ``<data>/cache``.
-        out: JSON of the result rows; the picture lies beside it.
+        out: JSON of the result rows; pictures of accuracy against compute and of the dreams lie beside it.
         probe: size and schedule of the probes, which are fitted on the training episodes.
     """
 
@@ -80,12 +80,16 @@ def run(config: AblationConfig) -> list[Row]:
                 seeds=str(settings["seed"]), hardware=describe_hardware(), date=today(), command=command,
             )  # fmt: skip
     write_rows(config.out, rows)
-    shown = [row for row in rows if row.setting in ("rla", "flow", "regression") and row.metric != "seconds"]
-    print_rows(shown, f"ablation ({command_line()})")
     dreamed = [row for row in rows if row.setting.startswith("chunks=")]
+    # A training on other data was validated on other episodes.
+    alike = {method for method, training in zip(methods, facts, strict=True) if training["data"] == facts[0]["data"]}
+    validated = [row for row in rows if row not in dreamed and row.method in alike]
+    shown = [row for row in validated if row.setting in ("rla", "flow", "regression")]
+    print_methods(shown, f"validation ({command_line()})")
     if dreamed:
-        print_rows(dreamed, f"dreams of {config.split} episodes")
-    plot_accuracy_against_compute(rows, config.out.with_suffix(".png"))
+        print_methods(dreamed, f"dreams of {config.split} episodes")
+        plot_bars(dreamed, config.out.with_name(f"{config.out.stem}_dreams.png"))
+    plot_accuracy_against_compute(validated, config.out.with_suffix(".png"))
     return rows
 
 

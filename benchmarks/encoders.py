@@ -11,8 +11,9 @@ from pathlib import Path
 from agents.evaluate import command_line, describe_hardware
 from benchmarks.dream_errors import dream_error_rows
 from benchmarks.held_out import Views, probe_floor, training_rows
+from benchmarks.plots import plot_bars
 from benchmarks.probes import ProbeConfig, fit_probe
-from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.results import Row, print_methods, today, write_rows
 from benchmarks.rollout_errors import QUANTITIES
 from world_models.data.episodes import EpisodeDataset
 from world_models.world_model import dynamics_in, read_config, world_folder
@@ -28,7 +29,7 @@ class EncodersConfig:
         chunks: action chunks in a roll-out of the flow; None for as many as an episode of the task has.
         split: which episodes are held out.
         cache: folder of the feature cache; None for ``<data>/cache``.
-        out: JSON of the result rows.
+        out: JSON of the result rows; the picture lies beside it.
         probe: size and schedule of the probes.
     """
 
@@ -42,7 +43,7 @@ class EncodersConfig:
 
 
 def run(config: EncodersConfig) -> list[Row]:
-    """Measure, print, write JSON; returns the rows.
+    """Measure, print, write JSON and picture; returns the rows.
 
     Raises:
         ValueError: no world is named, the data lack simulator columns, or no episode is long enough.
@@ -71,5 +72,6 @@ def run(config: EncodersConfig) -> list[Row]:
         if "flow" in dynamics_in(folder):
             rows += dream_error_rows(folder, view.held_out, view.probe, **facts)
     write_rows(config.out, rows)
-    print_rows(rows, f"encoders on {rows[0].n} {config.split} episodes")
+    print_methods(rows, f"encoders on {rows[0].n} {config.split} episodes")
+    plot_bars(rows, config.out.with_suffix(".png"))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -116,22 +117,27 @@ def plot_bars(rows: list[Row], path: Path) -> None:
     metrics, methods, settings = (
         list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("metric", "method", "setting")
     )
-    size = (3.4 * len(metrics), 3.6)
-    figure, (axes,) = plt.subplots(1, len(metrics), figsize=size, constrained_layout=True, squeeze=False)
+    size = (2.4 * len(metrics) + 2.5, 0.45 * len(methods) + 1.4)
+    figure, (axes,) = plt.subplots(1, len(metrics), figsize=size, constrained_layout=True, squeeze=False, sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
-        for offset, setting in enumerate(settings):
+        shown = [each for each in settings if any((row.metric, row.setting) == (metric, each) for row in rows)]
+        height = 0.8 / len(shown)
+        for offset, setting in enumerate(shown):
             chosen = {row.method: row for row in rows if row.metric == metric and row.setting == setting}
-            places = [methods.index(name) + 0.8 * offset / len(settings) for name in chosen]
+            places = [methods.index(name) + height * (offset + 0.5) for name in chosen]
             values = np.array([row.value for row in chosen.values()])
             below = values - [row.value if row.low is None else row.low for row in chosen.values()]
             above = np.array([row.value if row.high is None else row.high for row in chosen.values()]) - values
-            width = 0.75 / len(settings)
             interval = np.maximum([below, above], 0)  # few resamples may miss the value itself
-            axis.bar(places, values, width, align="edge", yerr=interval, label=setting, error_kw={"linewidth": 1})
-        axis.set_xticks(np.arange(len(methods)) + 0.4, methods, rotation=60, ha="right")
-        axis.set(title=metric.replace("_", " "))
+            colour = f"C{settings.index(setting)}"
+            axis.barh(places, values, 0.95 * height, xerr=interval, color=colour, error_kw={"linewidth": 1})
+        axis.set_title(metric.replace("_", " "), fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    labels = [textwrap.fill(name.replace("_", " "), 34) for name in methods]
+    axes[0].set_yticks(np.arange(len(methods)) + 0.4, labels, fontsize=8)
+    axes[0].invert_yaxis()
+    handles = [plt.Rectangle((0, 0), 1, 1, color=f"C{place}") for place in range(len(settings))]
+    axes[-1].legend(handles, settings, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, path)
 
 

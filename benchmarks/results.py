@@ -88,6 +88,25 @@ def print_rows(rows: list[Row], title: str) -> None:
     Console(width=max(120, Console().width)).print(table)
 
 
+def print_methods(rows: list[Row], title: str) -> None:
+    """Print rows as a table: one line per method, one column per metric and setting, with intervals."""
+    columns = list(dict.fromkeys((row.metric, row.setting) for row in rows))
+    same_setting = len({setting for _, setting in columns}) == 1
+    table = Table("method", title=title)
+    for metric, setting in columns:
+        name = metric.replace("_", " ")
+        table.add_column(name if same_setting else f"{name}, {setting}", justify="right")
+    for method in dict.fromkeys(row.method for row in rows):
+        cells = {(row.metric, row.setting): row for row in rows if row.method == method}
+        table.add_row(method, *(_brief(cells[column]) if column in cells else "" for column in columns))
+    Console(width=max(160, Console().width)).print(table)
+
+
+def _brief(row: Row) -> str:
+    interval = "" if row.low is None or row.high is None else f" [{row.low:.3g}, {row.high:.3g}]"
+    return f"{row.value:.4g}{interval}"
+
+
 def _cell(row: Row, with_interval: bool) -> str:
     interval = "" if row.low is None or row.high is None or not with_interval else f" [{row.low:.2f}, {row.high:.2f}]"
     return f"{row.value:.3f}{interval}"

@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.evaluate import command_line, describe_hardware
 from benchmarks.contenders import matrix_product
-from benchmarks.results import Row, row_of, today, write_rows
+from benchmarks.results import Row, print_methods, row_of, today, write_rows
 from benchmarks.speed import take_turns
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import CPU_BATCH, cache_features, cache_frames, encode_episodes
@@ -123,7 +121,8 @@ def run(config: TrainingConfig) -> list[Row]:
             row(stage, "input_share", waited, "fraction", setting),
         ]
     write_rows(config.out, rows)
-    _print(rows)
+    for kind in dict.fromkeys(row.setting for row in rows):
+        print_methods([row for row in rows if row.setting == kind], f"training: {kind}")
     return rows
 
 
@@ -211,15 +210,3 @@ def _timed(stage: str, train: Train, config: TrainingConfig) -> tuple[np.ndarray
     speeds = LOG_EVERY * config.batch_size / np.diff(at[1:-1])
     operations = metrics["training_petaflop"] * 1e15 / iterations / config.batch_size
     return speeds, operations, waited[2:-1]
-
-
-def _print(rows: list[Row]) -> None:
-    """A table per kind of number, one line per stage, one column per metric; intervals are in the JSON."""
-    for title in dict.fromkeys(row.setting for row in rows):
-        of = [row for row in rows if row.setting == title]
-        metrics = list(dict.fromkeys(row.metric for row in of))
-        table = Table("stage", *(metric.replace("_", " ") for metric in metrics), title=f"training: {title}")
-        for method in dict.fromkeys(row.method for row in of):
-            found = {row.metric: f"{row.value:.4g}" for row in of if row.method == method}
-            table.add_row(method, *(found.get(metric, "") for metric in metrics))
-        Console(width=max(140, Console().width)).print(table)

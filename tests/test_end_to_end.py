@@ -94,7 +94,8 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         dreamed = compared[method, "chunks=6", "cube_error_cm"]
         assert 0 < dreamed["low"] <= dreamed["value"] <= dreamed["high"]
         assert {"false_lift_rate", "missed_lift_rate"} & {key[2] for key in compared if key[0] == method}
-    assert table.with_suffix(".png").stat().st_size > 10_000
+    for picture in ("ablation.png", "ablation_dreams.png"):
+        assert (tmp_path / picture).stat().st_size > 10_000
 
     rewards = tmp_path / "results" / "reward_alignment.json"
     rla_gym_command(monkeypatch, "bench", "reward-alignment", data, "--world", world, "--split", "train",
@@ -125,6 +126,7 @@ def test_from_videos_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     encoders = tmp_path / "encoders.json"
     rla_gym_command(monkeypatch, "bench", "encoders", data, "--worlds", world, "--out", encoders,
                     "--probe.iterations", 5)  # fmt: skip
+    assert encoders.with_suffix(".png").stat().st_size > 10_000
     seen = {(row["metric"], row["setting"]): row["value"] for row in json.loads(encoders.read_text())}
     assert seen["cube_error_cm", "real frames"] > 0
     assert seen["cube_error_cm", "chunks=6"] > 0
