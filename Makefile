@@ -145,8 +145,7 @@ VIT := --encoder.no-pretrained --encoder.backbone vit_tiny_patch16_224 --encoder
 ENCODER_random := $(VIT) --distillation.optimisation.iterations 1
 ENCODER_student := $(VIT) --distillation.optimisation.iterations 900
 ENCODER_pretrained_coarse := --encoder.backbone-arguments out_indices 2 3
-ENCODER_pretrained_video_alone := --no-proprioception
-ENCODERS := random student pretrained pretrained_coarse pretrained_video_alone
+ENCODERS := random student pretrained pretrained_coarse
 
 encoders: $(ENCODERS:%=worlds/encoders/%/training.json)
 	$(BIN)/rla-gym bench encoders data/lift_scripts --worlds $(^D)
