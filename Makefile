@@ -144,8 +144,7 @@ worlds/ablation/scripts_alone/training.json: data/lift_scripts/complete
 VIT := --encoder.no-pretrained --encoder.backbone vit_tiny_patch16_224 --encoder.backbone-arguments depth 4
 ENCODER_random := $(VIT) --distillation.optimisation.iterations 1
 ENCODER_student := $(VIT) --distillation.optimisation.iterations 900
-ENCODER_pretrained_coarse := --encoder.backbone-arguments out_indices 2 3
-ENCODERS := random student pretrained pretrained_coarse
+ENCODERS := random student pretrained
 
 encoders: $(ENCODERS:%=worlds/encoders/%/training.json)
 	$(BIN)/rla-gym bench encoders data/lift_scripts --worlds $(^D)
