@@ -138,6 +138,9 @@ ablation: worlds/ablation/recipe/training.json $(VARIED:%=worlds/ablation/%/trai
 worlds/ablation/%/training.json: data/lift_ablation/complete
 	$(BIN)/rla-gym train data/lift_ablation --out $(@D) --encoder-from lift $(SHORT) $(VARIED_$*)
 
+# The first training decodes and encodes for the others, which may then run side by side.
+$(VARIED:%=worlds/ablation/%/training.json): worlds/ablation/recipe/training.json
+
 worlds/ablation/scripts_alone/training.json: data/lift_scripts/complete
 	$(BIN)/rla-gym train data/lift_scripts --out $(@D) --encoder-from lift $(SHORT)
 
@@ -151,6 +154,8 @@ encoders: $(ENCODERS:%=worlds/encoders/%/training.json)
 
 worlds/encoders/%/training.json: data/lift_scripts/complete
 	$(BIN)/rla-gym train data/lift_scripts --out $(@D) $(SHORT) $(ENCODER_$*)
+
+worlds/encoders/student/training.json worlds/encoders/pretrained/training.json: worlds/encoders/random/training.json
 
 data/lift_scripts/complete:
 	$(BIN)/rla-gym collect Lift --episodes 640 --out data/lift_scripts

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from rewards import RewardName
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import dream_id, episode_chunks, simulator_id
 from world_models.processes import Processes, has_bfloat16, launched
+from world_models.seeding import hashed_seed
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -245,10 +245,11 @@ def train_ppo(config: PPOConfig) -> Path:
         for iteration in range(first, config.iterations):
             if config.seconds is not None and spent >= config.seconds:
                 break
-            generator.manual_seed(_seed_of(config.seed, iteration, purpose=0))
+            # Keyed by the iteration, so that nothing else has to be restored on resuming.
+            generator.manual_seed(hashed_seed(config.seed, iteration, 0))
             began = time.perf_counter()
             if iteration == first or iteration % config.checkpoint_every == 0:
-                seed = _seed_of(config.seed, iteration, purpose=1)
+                seed = hashed_seed(config.seed, iteration, 1)
                 # Simulators keep to the states that training may see.
                 observation, _ = envs.reset(seed=seed if dreams else seed % (len(COLLECT_SEED_RANGE) - B))
                 episode_return = torch.zeros(B, device=device)
@@ -427,11 +428,6 @@ def _step(
     processes.sum_gradients(module)
     nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
     optimizer.step()
-
-
-def _seed_of(seed: int, iteration: int, purpose: int) -> int:
-    """A seed per iteration and purpose: nothing but the iteration number has to be restored on resuming."""
-    return int(np.random.SeedSequence([seed, iteration, purpose]).generate_state(1)[0])
 
 
 def _postfix(history: list[dict[str, float]]) -> dict[str, str]:

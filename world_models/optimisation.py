@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from world_models.checkpoint import optimiser_tensors, restore_optimiser, save_tensors
 from world_models.processes import Processes, has_bfloat16, launched
 from world_models.read_ahead import read_ahead
+from world_models.seeding import hashed_seed
 
 Scalars = dict[str, float]
 Draw = Callable[[torch.Generator, int], Any]
@@ -226,8 +226,7 @@ def optimise(
 
 
 def _drawn(draw: Draw, samples: int, entropy: tuple[int, int, int]) -> tuple[Any, torch.Generator]:
-    # Hashed together, as torch's generator for CPUs heeds no more than 32 bits of a seed.
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+    generator = torch.Generator().manual_seed(hashed_seed(*entropy))
     return draw(generator, samples), generator
 
 
