@@ -10,7 +10,7 @@ ONLY_GRASPS := --grasp 1 --expert 0 --noisy 0 --near-miss 0 --play 0
 CLONE = $(BIN)/rla-gym agent bc --demonstrations $(word 1,$(subst _, ,$*)) --seed $(word 2,$(subst _, ,$*)) --out $(@D)
 CLONES := 5_2 10_0 10_1 20_3
 MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
-STACKING := --placement standard --length 80
+STACKING := --placement standard
 OF_ALL_KINDS := --expert 0.3 --noisy 0.15 --near-miss 0.3 --play 0.1 --grasp 0.08 --hasty-grasp 0.07
 
 .PHONY: setup gl demo world world-stack world-seeds world-gpu ablation encoders test lint clean
@@ -39,23 +39,23 @@ world: worlds/lift/fidelity.json
 	mkdir -p world_models/worlds/lift
 	cp worlds/lift/*.json worlds/lift/*.safetensors worlds/lift/README.md world_models/worlds/lift
 
-worlds/lift_student/starts.safetensors:
+worlds/lift_student/demonstrations.safetensors:
 	$(BIN)/rla-gym collect Lift --episodes 640 --out data/lift
 	$(BIN)/rla-gym train data/lift --out worlds/lift_student --encoder-only --encoder.no-pretrained \
 		--encoder.backbone vit_tiny_patch16_224 --encoder.backbone-arguments depth 4 \
 		--distillation.optimisation.iterations 900 --demonstrations 16
 
 .PRECIOUS: runs/weak_%/policy.safetensors
-runs/weak_%/policy.safetensors: worlds/lift_student/starts.safetensors
+runs/weak_%/policy.safetensors: worlds/lift_student/demonstrations.safetensors
 	$(BIN)/rla-gym agent bc --world worlds/lift_student --demonstrations $* --out runs/weak_$*
 
-worlds/lift_encoder/starts.safetensors: runs/weak_3/policy.safetensors runs/weak_8/policy.safetensors
+worlds/lift_encoder/demonstrations.safetensors: runs/weak_3/policy.safetensors runs/weak_8/policy.safetensors
 	$(BIN)/rla-gym collect Lift --episodes 700 --out data/lift --policy-folder runs/weak_3 $(ONLY_POLICY)
 	$(BIN)/rla-gym collect Lift --episodes 760 --out data/lift --policy-folder runs/weak_8 $(ONLY_POLICY)
 	$(BIN)/rla-gym train data/lift --out worlds/lift_encoder --encoder-only
 
 .PRECIOUS: runs/clone_%/policy.safetensors
-runs/clone_%/policy.safetensors: worlds/lift_encoder/starts.safetensors
+runs/clone_%/policy.safetensors: worlds/lift_encoder/demonstrations.safetensors
 	$(CLONE) --world worlds/lift_encoder
 
 data/lift/complete: $(CLONES:%=runs/clone_%/policy.safetensors)
@@ -80,12 +80,12 @@ world-stack: worlds/stack/fidelity.json
 	mkdir -p world_models/worlds/stack
 	cp worlds/stack/*.json worlds/stack/*.safetensors worlds/stack/README.md world_models/worlds/stack
 
-worlds/stack_encoder/starts.safetensors:
+worlds/stack_encoder/demonstrations.safetensors:
 	$(BIN)/rla-gym collect Stack --episodes 1000 --out data/stack $(STACKING) $(OF_ALL_KINDS)
 	$(BIN)/rla-gym train data/stack --task Stack --out worlds/stack_encoder --encoder-only
 
 .PRECIOUS: runs/stack_clone_%/policy.safetensors
-runs/stack_clone_%/policy.safetensors: worlds/stack_encoder/starts.safetensors
+runs/stack_clone_%/policy.safetensors: worlds/stack_encoder/demonstrations.safetensors
 	$(CLONE) --world worlds/stack_encoder
 
 data/stack/complete: runs/stack_clone_10_0/policy.safetensors runs/stack_clone_24_1/policy.safetensors
@@ -94,8 +94,8 @@ data/stack/complete: runs/stack_clone_10_0/policy.safetensors runs/stack_clone_2
 	touch $@
 
 worlds/stack/success.json: data/stack/complete
-	$(BIN)/rla-gym train data/stack --task Stack --out worlds/stack --encoder-from worlds/stack_encoder --no-baseline \
-		--flow-optimisation.iterations 4500 --rgb-optimisation.iterations 1500
+	$(BIN)/rla-gym train data/stack --task Stack --out worlds/stack --encoder-from worlds/stack_encoder --dynamics residual_flow \
+		--residual-flow-optimisation.iterations 4500 --rgb-optimisation.iterations 1500
 
 worlds/stack/fidelity.json: worlds/stack/success.json
 	$(BIN)/rla-gym bench fidelity data/stack --world worlds/stack --out $@
@@ -107,27 +107,26 @@ world-seeds: worlds/lift/success.json worlds/lift_seed1/success.json worlds/lift
 
 worlds/lift_seed%/success.json: data/lift/complete
 	$(BIN)/rla-gym train data/lift --out worlds/lift_seed$* --encoder-from worlds/lift_encoder --seed $* \
-		--no-baseline --rgb-optimisation.iterations 1
+		--dynamics residual_flow --rgb-optimisation.iterations 1
 
 # The same recipe where a GPU is at hand: ten times the arithmetic, larger models, and minutes instead of hours.
 world-gpu: data/lift/complete
 	$(BIN)/rla-gym train data/lift --out worlds/lift_gpu --encoder-from worlds/lift_encoder --device cuda \
-		--rla.width 256 --rla.depth 4 --rla-optimisation.iterations 20000 --rla-optimisation.batch-size 256 \
-		--flow.width 384 --flow.condition-depth 10 --flow.flow-depth 4 \
-		--flow-optimisation.iterations 40000 --flow-optimisation.batch-size 256 \
+		--residual-flow.width 384 --residual-flow.base-depth 10 --residual-flow.flow-depth 4 \
+		--residual-flow-optimisation.iterations 40000 --residual-flow-optimisation.batch-size 256 \
 		--regression.width 384 --regression.depth 11 \
 		--regression-optimisation.iterations 40000 --regression-optimisation.batch-size 256
 	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift_gpu --out worlds/lift_gpu/fidelity.json
 
 # What each choice of the recipe buys, and which encoder: short trainings, one core each, so `make -j 2` takes two.
-SHORT := --no-baseline --rla-optimisation.iterations 400 --flow-optimisation.iterations 1000 \
+SHORT := --dynamics residual_flow --residual-flow-optimisation.iterations 1000 \
 	--rgb-optimisation.iterations 1 --error-optimisation.iterations 0 --threads 1
 VARIED_no_pushed_chunks := --pushed-chunks 0
 VARIED_no_first_frames := --first-frame-share 0
-VARIED_attention := --flow.mixing attention
-VARIED_few_latents := --rla.latents 8 --rla.latent-dim 16
-VARIED_wide := --flow.width 224
-VARIED_large_batch := --flow-optimisation.iterations 500 --flow-optimisation.batch-size 128
+VARIED_attention := --residual-flow.mixing attention
+VARIED_few_latents := --residual-flow.latents 8 --residual-flow.latent-dim 16
+VARIED_wide := --residual-flow.width 224
+VARIED_large_batch := --residual-flow-optimisation.iterations 500 --residual-flow-optimisation.batch-size 128
 VARIED_another_seed := --seed 1
 VARIED := no_pushed_chunks no_first_frames attention few_latents wide large_batch another_seed
 
@@ -174,7 +173,7 @@ data/lift_ablation/complete: data/lift_scripts/complete runs/ablation_weak_3/pol
 	touch $@
 
 runs/ablation_weak_%/policy.safetensors:
-	$(BIN)/rla-gym agent bc --demonstrations $* --steps 1000 --out $(@D)
+	$(BIN)/rla-gym agent bc --demonstrations $* --gradient-steps 1000 --out $(@D)
 
 test:
 	$(BIN)/python -m pytest
@@ -183,6 +182,7 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

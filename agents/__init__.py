@@ -1,1 +1,1 @@
-"""Floor 4 of rla-gym: agents that learn inside the dream, and their evaluation in the dream or in the simulator."""
+"""Agents: policies that are cloned, trained or planned in the dream, and evaluated there or in the simulator."""

@@ -1,4 +1,4 @@
-"""A saved policy as the collection of episodes calls it: weak policies' roll-outs show a world their mistakes."""
+"""A saved policy as the collection of episodes calls it: rollouts of weak policies give a world data of failures."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agents.policy import Policy, load_policy
-from world_models.state import StateEncoder
-from world_models.world_model import load_encoder
+from agents.policies.base import Policy
+from agents.policies.io import load_policy
+from world_models.encoders.state import StateEncoder
+from world_models.io import load_encoder
 
 
 class CollectingPolicy:
@@ -36,12 +37,12 @@ class CollectingPolicy:
         return {**self.__dict__, "_loaded": None}
 
     @torch.inference_mode()
-    def __call__(self, rgb: np.ndarray, readings: np.ndarray, step: int) -> np.ndarray:
-        """The chunk ``(K * A,)`` for a frame ``(H, W, 3)`` uint8 and readings ``(R,)`` at chunk ``step``."""
+    def __call__(self, rgb: np.ndarray, proprioception: np.ndarray, step: int) -> np.ndarray:
+        """The chunk ``(K * A,)`` for a frame ``(H, W, 3)`` uint8 and proprioception ``(R,)`` at chunk ``step``."""
         if self._loaded is None:
             policy = load_policy(self.folder)
-            self._loaded = policy, load_encoder(self.world or str(policy.facts.get("world", "lift")))
+            self._loaded = policy, load_encoder(self.world or policy.world)
         policy, encoder = self._loaded
-        sensed = torch.from_numpy(readings)[None] if encoder.readings else None
-        features = encoder(torch.from_numpy(np.ascontiguousarray(rgb))[None], sensed)
+        values = torch.from_numpy(proprioception)[None] if encoder.proprioception_dim else None
+        features = encoder(torch.from_numpy(np.ascontiguousarray(rgb))[None], values)
         return policy.act(features, torch.tensor([step]))[0].clamp(-1, 1).numpy()

@@ -2,66 +2,34 @@
 
 from __future__ import annotations
 
-import platform
-import shlex
 import sys
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from tqdm import tqdm
 
 import rla_gym  # noqa: F401  registers the environments
-from agents.policy import load_policy
-from agents.rollouts import is_dream, play
+from agents.policies.base import Policy
+from agents.policies.io import load_policy
+from agents.rollouts import Outcomes, RolloutConfig, is_dream, play
+from agents.settings import check_at_least_one
 from agents.statistics import wilson_interval
-from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from rla_gym.tasks import dream_id, simulator_id
-from world_models.checkpoint import save_json
-from world_models.processes import choose_device
+from world_models.devices import choose_device
+from world_models.files import save_json
+from world_models.provenance import command_line, describe_hardware, today
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(RolloutConfig):
     """Settings of `evaluate`."""
 
-    policy: Path
-    """Policy folder."""
-    env: str | None = None
-    """Environment id: the simulator, or a dream (``RLAWM-Lift-v0``), where success is what the dream believes; None
-    takes the simulator of the policy's task."""
-    episodes: int = 100
-    """Episodes; episode i has seed ``seed_start + i``."""
-    seed_start: int = REPORT_SEEDS.start
-    """First seed. From 1,000,000 on seeds are for reports; choose settings on 500,000 to 999,999."""
-    num_envs: int | None = None
-    """Episodes side by side; None takes 50 in a dream, one per CPU core (at most 8) in the simulator."""
-    vectorization: Literal["async", "sync"] = "async"
-    """Simulators in a process each or in this one (a script needs ``if __name__ == "__main__":`` for processes)."""
-    placement: str = "standard"
-    """Where the simulator puts the object: ``standard`` or ``wide``."""
-    starts: Literal["demonstrations", "simulator"] = "demonstrations"
-    """Where dreams begin: at demonstrations' first frames, or at the simulator's first pictures of the same seeds."""
-    world: str | None = None
-    """World whose encoder (and, in a dream, dynamics) is used; None takes the policy's."""
-    dynamics: Literal["flow", "regression"] = "flow"
-    """Dynamics of the dream, in a dream's evaluation and in the video."""
-    prediction_length: int | None = None
-    """Actions after which a dream predicts a state; None takes the world's."""
-    max_chunks: int | None = None
-    """Chunks per episode; None takes the task's."""
-    device: str = "auto"
-    """``auto``, ``cpu`` or ``cuda``, for encoder, dream and policy."""
-    ray: bool = False
-    """Play on a Ray cluster: that of ``RAY_ADDRESS``, else one on this machine. Its machines need policy and world at
-    the same place; every worker has a simulator, or ``num_envs`` dreams, of its own."""
     out: Path | None = None
     """JSON rows to write; None: ``<policy>/evaluation/<env>-<placement or dynamics>.json``, the dynamics with
     ``prediction_length`` where that is given. Episodes go beside."""
@@ -77,7 +45,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out, episode by episode; all arrays (n,), in the order of the seeds.
+    """Results, episode by episode; all arrays (n,), in the order of the seeds.
 
     Attributes:
         method: of the policy.
@@ -100,34 +68,41 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Play ``config.episodes`` episodes with fixed seeds and the policy's mean action; write rows, show the table.
 
     In the simulator episode i is reset with seed ``seed_start + i``. In a dream it is slot i of seed ``seed_start``,
-    from a demonstration's first frame, or from what the simulator's camera shows of its own episode i. Either way two
-    policies meet the same episodes, whatever ``num_envs``.
+    from a demonstration's first frame, or from the first frame of the simulator's episode i. Either way two policies
+    meet the same episodes, whatever ``num_envs``.
 
     Raises:
         ValueError: unknown environment id, a setting out of range, or the policy does not fit the environment.
         FileNotFoundError: no such policy or world.
         ImportError: the simulator is not installed; ``pip install "rla-gym[robosuite]"``.
     """
-    device = choose_device(config.device)
-    policy = load_policy(config.policy, device)
-    task = str(policy.facts.get("task", "Lift"))
-    env = (config.env or simulator_id(task)).split(":")[-1]
-    _check(config, env, task)
-    world = config.world or str(policy.facts.get("world", "lift"))
-    dreams = is_dream(env)
+    policy = load_policy(config.policy, choose_device(config.device))
+    _check(config, policy)
     with tqdm(total=config.episodes, desc=policy.method, unit="episode", disable=not config.progress) as bar:
-        progress = _Progress(bar)
-        successes, returns, control_steps = play(policy, config, env, world, progress)
+        outcomes = play(policy, config, _Progress(bar))
+    seeds = config.seed_start + np.arange(config.episodes)
+    result = Evaluation(policy.method, seeds, *outcomes, _row(config, policy, outcomes))
+    _write(config, policy, result)
+    if config.progress:
+        print_table([result.row])
+    if config.video is not None:
+        _write_video(config, config.video, policy, result)
+    return result
 
+
+def _row(config: EvaluateConfig, policy: Policy, outcomes: Outcomes) -> dict[str, Any]:
+    """The result row: success rate with its Wilson interval, and where it comes from."""
+    dreams = is_dream(config.env_of(policy))
+    successes, _, _ = outcomes
     low, high = wilson_interval(int(successes.sum()), config.episodes)
     setting = f"dynamics={config.dynamics}" if dreams else f"placement={config.placement}"
     if dreams and config.prediction_length:
         setting += f",prediction_length={config.prediction_length}"
-    if dreams and config.starts == "simulator":
+    if dreams and config.initial_states == "simulator":
         setting += f",placement={config.placement}"
-    row = {
+    return {
         "bench": "evaluate",
-        "task": task,
+        "task": policy.task,
         "method": policy.method,
         "metric": "dream_success_rate" if dreams else "success_rate",
         "setting": setting,
@@ -137,50 +112,47 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         "n": config.episodes,
         "seeds": f"{config.seed_start}-{config.seed_start + config.episodes - 1}",
         "unit": "fraction",
-        "hardware": describe_hardware(device),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "hardware": describe_hardware(choose_device(config.device)),
+        "date": today(),
         "command": command_line(),
     }
-    result = Evaluation(
-        policy.method,
-        config.seed_start + np.arange(config.episodes),
-        successes,
-        returns,
-        control_steps,
-        row,
-    )
-    variant = config.dynamics if dreams else config.placement
-    if dreams and config.prediction_length:
-        variant += f"-parts-of-{config.prediction_length}"
-    out = config.out or config.policy / "evaluation" / f"{gym.spec(env).id}-{variant}.json"
-    save_json(out, [row])
-    save_json(
-        out.with_suffix(".episodes.json"),
-        [
-            {"seed": int(seed), "success": bool(success), "return": float(total), "control_steps": int(steps)}
-            for seed, success, total, steps in zip(result.seeds, successes, returns, control_steps, strict=True)
-        ],
-    )
-    if config.progress:
-        print_table([row])
-    shown = result.seeds if config.video_of == "first" else result.seeds[~result.successes]
-    if config.video is not None and not len(shown):
-        print(f"no episode failed, so there is no {config.video}", file=sys.stderr)
-    elif config.video is not None:
-        from agents.video import write_comparison
 
-        write_comparison(
-            config.video,
-            policy,
-            shown[: config.video_episodes].tolist(),
-            env=env,
-            world=world,
-            dynamics=config.dynamics,
-            placement=config.placement,
-            max_chunks=config.max_chunks,
-            device=device,
-        )
-    return result
+
+def _write(config: EvaluateConfig, policy: Policy, result: Evaluation) -> None:
+    """Write the row, and the episodes beside it."""
+    env = config.env_of(policy)
+    variant = config.dynamics if is_dream(env) else config.placement
+    if is_dream(env) and config.prediction_length:
+        variant += f"-prediction_length-{config.prediction_length}"
+    out = config.out or config.policy / "evaluation" / f"{gym.spec(env).id}-{variant}.json"
+    columns = zip(result.seeds, result.successes, result.returns, result.control_steps, strict=True)
+    episodes = [
+        {"seed": int(seed), "success": bool(success), "return": float(total), "control_steps": int(steps)}
+        for seed, success, total, steps in columns
+    ]
+    save_json(out, [result.row])
+    save_json(out.with_suffix(".episodes.json"), episodes)
+
+
+def _write_video(config: EvaluateConfig, path: Path, policy: Policy, result: Evaluation) -> None:
+    """Write the comparison of dream and simulator on the first episodes, or on the first that failed."""
+    seeds = result.seeds if config.video_of == "first" else result.seeds[~result.successes]
+    if not len(seeds):
+        print(f"no episode failed, so there is no {path}", file=sys.stderr)
+        return
+    from agents.video import write_comparison  # which needs PyAV
+
+    write_comparison(
+        path,
+        policy,
+        seeds[: config.video_episodes].tolist(),
+        env=config.env_of(policy),
+        world=config.world_of(policy),
+        dynamics=config.dynamics,
+        placement=config.placement,
+        max_chunks=config.max_chunks,
+        device=choose_device(config.device),
+    )
 
 
 def print_table(rows: list[dict[str, Any]], console: Console | None = None) -> None:
@@ -195,23 +167,6 @@ def print_table(rows: list[dict[str, Any]], console: Console | None = None) -> N
     (console or Console()).print(table)
 
 
-def describe_hardware(device: str | torch.device = "cpu") -> str:
-    """The machine in words, for result rows: the GPU's name, or the CPU's with torch's thread count."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
-def command_line() -> str:
-    """The command that runs, for result rows, with the program's name instead of its path."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
 class _Progress:
     """Counts episodes and successes into a progress bar."""
 
@@ -224,18 +179,16 @@ class _Progress:
         self._bar.set_postfix(success=f"{self._successes}/{self._bar.n}")
 
 
-def _check(config: EvaluateConfig, env: str, task: str) -> None:
+def _check(config: EvaluateConfig, policy: Policy) -> None:
+    env, task = config.env_of(policy), policy.task
     if env not in gym.registry:
         known = sorted(name for name in gym.registry if name.startswith(("RLAWM-", "Robosuite-")))
         raise ValueError(f"unknown environment {env!r}; choose one of {', '.join(known)}")
-    shown = gym.spec(env).kwargs.get("task") or task
-    if shown != task:
+    env_task = gym.spec(env).kwargs.get("task") or task
+    if env_task != task:
         fitting = dream_id(task) if is_dream(env) else simulator_id(task)
-        raise ValueError(f"{config.policy} is a policy for {task}, but {env} shows {shown}: choose {fitting}")
-    for name in ("episodes", "num_envs", "max_chunks", "video_episodes"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        raise ValueError(f"{config.policy} is a policy for {task}, but {env} shows {env_task}: choose {fitting}")
+    check_at_least_one(config, "episodes", "num_envs", "max_chunks", "video_episodes")
     if config.seed_start < 0:
         raise ValueError(f"seed_start must not be negative, got {config.seed_start}")
     if config.video is not None and is_dream(env):

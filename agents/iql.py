@@ -1,34 +1,36 @@
-"""Implicit Q-learning (arXiv 2110.06169) on a world's own data: what offline videos with actions give without a dream.
+"""Implicit Q-learning (arXiv 2110.06169) on a world's own data: what videos with actions give without a dream.
 
 The baseline of dream training: the same episodes, the same features, the same success detector, no world model. A
-value function is fitted to the upper expectile of what the data's actions led to, and the policy is cloned from all
-actions, each weighted by how much better than expected it turned out.
+value function is fitted to the upper expectile of the returns of the data's actions, and the policy is cloned from all
+actions, each weighted by its advantage.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.bc import augment, check_augmentation, world_reference
-from agents.policy import TokenCritic, TokenPolicy, TokenTrunk
+from agents.cloning_data import augment, check_augmentation
+from agents.policies.io import world_reference
+from agents.policies.token_policy import TokenCritic, TokenPolicy
+from agents.settings import check_positive, json_settings
 from rewards import SuccessDetector
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
-from world_models.optimisation import OptimisationConfig, optimise
-from world_models.processes import choose_device
-from world_models.stages import weights_digest
-from world_models.world_model import load_encoder, read_config, world_folder
+from world_models.devices import choose_device
+from world_models.files import weights_digest
+from world_models.io import load_encoder, read_config, world_folder
+from world_models.training.optimisation import OptimisationConfig, optimise
 
 
 @dataclass
 class IQLConfig:
-    """Settings of `train_iql`, in the range of the method's own; chosen for an hour's data, and not tuned."""
+    """Settings of `train_iql`, in the range of the method's own, for an hour of data; not tuned."""
 
     data: Path
     """Folder of the LeRobotDataset v3.0 that the world was trained on; its training episodes are learned from."""
@@ -69,12 +71,12 @@ class IQLConfig:
 
 
 class ActionValue(nn.Module):
-    """Two estimates of what taking a chunk in a state is worth."""
+    """Two estimates of the return after a chunk in a state."""
 
     def __init__(self, policy: TokenPolicy) -> None:
         super().__init__()
-        hidden = 2 * policy.width
-        self.trunk = TokenTrunk(policy.num_tokens, policy.channels, policy.width, policy.queries, hidden)
+        self.trunk = policy.new_trunk()
+        hidden = self.trunk.hidden
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(hidden + policy.action_size, hidden), nn.GELU(), nn.Linear(hidden, 1))
             for _ in range(2)
@@ -82,8 +84,8 @@ class ActionValue(nn.Module):
 
     def forward(self, features: Tensor, actions: Tensor) -> Tensor:
         """features (B, L, C) and chunks (B, K*A) -> both heads' values (2, B)."""
-        seen = torch.cat([self.trunk(features), actions], dim=1)
-        return torch.stack([head(seen).squeeze(-1) for head in self.heads])
+        inputs = torch.cat([self.trunk(features), actions], dim=1)
+        return torch.stack([head(inputs).squeeze(-1) for head in self.heads])
 
 
 class _Learner(nn.Module):
@@ -99,28 +101,28 @@ class _Learner(nn.Module):
         """States (B, L, C), chunks (B, K*A), states after them, whether those are solved (B,) -> scalar loss."""
         config = self.config
         with torch.no_grad():
-            for kept, new in zip(self.target.parameters(), self.action_value.parameters(), strict=True):
-                kept.lerp_(new, config.target_update_rate)
+            for target, new in zip(self.target.parameters(), self.action_value.parameters(), strict=True):
+                target.lerp_(new, config.target_update_rate)
             expected = self.target(now, chunk).amin(dim=0).float()
         value = self.value(now).float()
         with torch.no_grad():
-            # Success pays one and ends the episode.
-            target = torch.where(solved, 1.0, config.gamma * self.value(later).float())
+            # A success has a reward of one and ends the episode.
+            outcome = torch.where(solved, 1.0, config.gamma * self.value(later).float())
         advantage = expected - value
         asymmetry = torch.where(advantage > 0, config.expectile, 1 - config.expectile)
         value_loss = (asymmetry * advantage.square()).mean()
-        action_value_loss = (self.action_value(now, chunk).float() - target).square().mean()
+        action_value_loss = (self.action_value(now, chunk).float() - outcome).square().mean()
         weight = (config.inverse_temperature * advantage.detach()).exp().clamp(max=config.largest_weight)
         mean = self.policy(augment(now, config.feature_noise, config.token_dropout, generator)).float()
         cloning = nn.functional.huber_loss(mean, chunk, delta=0.1, reduction="none").mean(dim=1) / 0.1
-        # Normalised, so that the cloning's step size does not hang on how good the batch happens to be.
+        # Normalised, so that the cloning's step size does not depend on the batch's advantages.
         return value_loss + action_value_loss + (weight * cloning).sum() / weight.sum()
 
 
 def train_iql(config: IQLConfig) -> Path:
     """Learn from the training episodes of ``config.data``; returns the policy folder ``config.out``.
 
-    The episodes' actions are all used, and success is what the world's detector sees in the real frames. An
+    The episodes' actions are all used, and success is what the world's detector finds in the real frames. An
     interrupted run goes on from its checkpoint by the same call.
 
     Raises:
@@ -134,7 +136,7 @@ def train_iql(config: IQLConfig) -> Path:
     encoder = load_encoder(folder, device)
     features = cache_features(dataset, encoder, config.cache or config.data / "cache")
     detector = SuccessDetector.load(folder, device)
-    starts, chunks, solved = transitions(dataset, features, detector, world.chunk_length)
+    first_rows, chunks, solved = transitions(dataset, features, detector, world.chunk_length)
     if not solved.any():
         raise ValueError(f"no training episode of {config.data} ever succeeds, so there is nothing to prefer")
 
@@ -148,9 +150,10 @@ def train_iql(config: IQLConfig) -> Path:
         learner = _Learner(policy, config).to(device)
 
     def draw(generator: torch.Generator, samples: int) -> tuple[Tensor, ...]:
-        index = torch.randint(len(starts), (samples,), generator=generator).numpy()
+        index = torch.randint(len(first_rows), (samples,), generator=generator).numpy()
         now, later = (
-            torch.from_numpy(features[starts[index] + ahead]).to(device).float() for ahead in (0, world.chunk_length)
+            torch.from_numpy(features[first_rows[index] + ahead]).to(device).float()
+            for ahead in (0, world.chunk_length)
         )
         chunk, success = (torch.from_numpy(table[index]).to(device) for table in (chunks, solved))
         return now, chunk, later, success
@@ -159,7 +162,7 @@ def train_iql(config: IQLConfig) -> Path:
         on_device = torch.Generator(device).manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
         return learner(*drawn, on_device)
 
-    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "data", "cache", "world")}
+    settings = json_settings(config, without=("out", "data", "cache", "world"))
     key = {name: value for name, value in settings.items() if name not in ("device", "optimisation")}
     key |= {"data": dataset.fingerprint(), "encoder": encoder.fingerprint()}
     key |= {"detector": weights_digest(detector), "threshold": detector.threshold}
@@ -170,7 +173,7 @@ def train_iql(config: IQLConfig) -> Path:
         "method": "iql",
         "world": world_reference(config.world),
         "task": world.task,
-        "training": {**settings, "transitions": len(starts), "trained_seconds": metrics["seconds"]},
+        "training": {**settings, "transitions": len(first_rows), "trained_seconds": metrics["seconds"]},
     }
     return policy.eval().save(config.out)
 
@@ -183,32 +186,30 @@ def transitions(
     Args:
         dataset: the episodes.
         features: of all their frames, (F, L, C).
-        detector: says what a success is.
+        detector: of success.
         length: control steps K of a chunk.
 
     Returns:
-        Rows (M,) int64 of the states in ``features``, whose chunk ends ``length`` rows later; the chunks (M, K*A)
-        float32; whether they end in success (M,) bool.
+        Rows (M,) int64 of the chunks' first states in ``features``, their last ones are ``length`` rows later; the
+        chunks (M, K*A) float32; whether they end in success (M,) bool.
     """
-    device = detector.query.device
+    device = next(detector.parameters()).device
     offsets = episode_offsets(dataset.lengths)
-    starts, chunks, solved = [], [], []
+    first_rows, chunks, solved = [], [], []
     for index in dataset.split("train"):
         first, last = int(offsets[index]), int(offsets[index + 1])
         with torch.no_grad():
             success = detector.success(torch.from_numpy(features[first:last]).to(device)).cpu().numpy()
         times = np.flatnonzero(~success[: max(0, last - first - length)])
         actions = dataset.episode(int(index)).actions
-        starts.append(first + times)
+        first_rows.append(first + times)
         chunks.append(actions[times[:, None] + np.arange(length)].reshape(len(times), length * actions.shape[1]))
         solved.append(success[times + length])
-    return np.concatenate(starts), np.concatenate(chunks).astype(np.float32), np.concatenate(solved)
+    return np.concatenate(first_rows), np.concatenate(chunks).astype(np.float32), np.concatenate(solved)
 
 
 def _check(config: IQLConfig) -> None:
-    for name in ("inverse_temperature", "largest_weight", "width", "queries", "initial_std"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+    check_positive(config, "inverse_temperature", "largest_weight", "width", "queries", "initial_std")
     for name in ("expectile", "gamma", "target_update_rate"):
         if not 0 < getattr(config, name) <= 1:
             raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(config, name)}")

@@ -12,44 +12,47 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 import rla_gym  # noqa: F401  registers the environments
-from agents.policy import load_policy
+from agents.policies.io import load_policy
 from agents.video import write_frames
 from rla_gym.tasks import dream_id
-from world_models.world_model import read_config, world_folder
+from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.io import read_config, world_folder
 
 
 @dataclass(frozen=True)
 class PlayConfig:
-    """Settings of `play`.
-
-    Attributes:
-        world: bundled name, folder or hub id.
-        policy: policy folder; None plays random actions.
-        envs: dreams side by side in the picture.
-        chunks: action chunks to show.
-        seed: of starts, noise and random actions.
-        dynamics: ``flow`` or ``regression``.
-        device: ``cpu`` or ``cuda``.
-        out: mp4 to write.
-    """
+    """Settings of `play`."""
 
     world: str = "lift"
+    """Bundled world's name or a world folder."""
     policy: Path | None = None
+    """Policy folder; None plays random actions."""
     envs: int = 4
+    """Dreams side by side in the picture."""
     chunks: int = 12
+    """Action chunks to show."""
     seed: int = 0
-    dynamics: str = "flow"
+    """Of initial states, noise and random actions."""
+    dynamics: DynamicsName = DEFAULT_DYNAMICS
+    """Which dynamics of the world the dream has."""
     device: str = "cpu"
+    """``cpu`` or ``cuda``."""
     out: Path = Path("runs/play.mp4")
+    """mp4 to write."""
 
 
 def play(config: PlayConfig) -> Path:
-    """Write the video and print where it lies; one frame per chunk and environment."""
+    """Write the video and print its path; one frame per chunk and environment.
+
+    Raises:
+        ValueError: the policy does not fit the world, or a setting is out of range.
+        FileNotFoundError: no such policy or world.
+    """
     task = read_config(world_folder(config.world)).task
     policy = load_policy(config.policy, config.device) if config.policy else None
     envs: Any = gym.make_vec(
         dream_id(task), num_envs=config.envs, world=config.world, dynamics=config.dynamics, device=config.device,
-        output="torch", starts="first", render_mode="rgb_array", autoreset_mode=AutoresetMode.SAME_STEP,
+        output="torch", initial_states="first", render_mode="rgb_array", autoreset_mode=AutoresetMode.SAME_STEP,
     )  # fmt: skip
     rng = np.random.default_rng(config.seed)
     observation, _ = envs.reset(seed=config.seed)
@@ -71,5 +74,5 @@ def play(config: PlayConfig) -> Path:
 
 
 def _side_by_side(frames: tuple[np.ndarray, ...]) -> np.ndarray:
-    # Twice the size: 128 pixels are a stamp on today's screens.
+    # Twice the size: 128 pixels are small on a screen.
     return np.concatenate(list(frames), axis=1).repeat(2, axis=0).repeat(2, axis=1)

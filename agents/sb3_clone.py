@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from agents.bc import world_reference
-from agents.policy import TokenPolicy, TokenTrunk
-from rewards import RewardName
+from agents.dream_training import DreamTrainingConfig, env_arguments, training_facts
+from agents.policies.token_policy import TokenPolicy, TokenTrunk
 from rla_gym.tasks import dream_id
 from rla_gym.vector_env import RLAWMVectorEnv
-from world_models.processes import choose_device
+from world_models.devices import choose_device
 
 try:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,39 +24,19 @@ try:
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
     from stable_baselines3.common.vec_env import VecMonitor
 
-    from rla_gym.sb3 import DreamVecEnv
+    from rla_gym.clients.sb3 import DreamVecEnv
 except ImportError as error:
     raise ImportError(f'this needs Stable-Baselines3 ({error}): pip install "rla-gym[agents]"') from error
 
 
 @dataclass
-class SB3Config:
-    """Settings that the algorithms share."""
+class SB3Config(DreamTrainingConfig):
+    """Settings that Stable-Baselines3's algorithms share."""
 
     policy: Path = Path("runs/bc")
     """Cloned policy folder to start from."""
     out: Path = Path("runs/sb3")
     """Policy folder to write, with Stable-Baselines3's own ``model.zip`` and ``tensorboard/`` in it."""
-    world: str | None = None
-    """Bundled world's name or a world folder; None takes the cloned policy's."""
-    dynamics: Literal["flow", "regression"] = "flow"
-    """Which dynamics of the world dream."""
-    seed: int = 0
-    """Of dreams, exploration and minibatches."""
-    device: str = "auto"
-    """``auto``, ``cpu`` or ``cuda``, for dream and learner."""
-    reward: RewardName = "corresponding"
-    """Video-aligned reward; ``sparse`` pays the bonus alone."""
-    success_bonus: float = 1.0
-    """Added when the dream sees success."""
-    starts: Literal["mixed", "first", "everywhere"] = "everywhere"
-    """Episodes start at demonstrations' first frames, half of them at a random frame, or else at any first state."""
-    max_chunks: int | None = None
-    """Chunks per episode; None takes the task's."""
-    num_envs: int = 64
-    """Dreams side by side."""
-    progress: bool = True
-    """Show a progress bar."""
 
 
 class TokenExtractor(BaseFeaturesExtractor):
@@ -83,41 +63,52 @@ def extractor_settings(policy: TokenPolicy) -> dict[str, Any]:
 def open_dream(config: SB3Config, clone: TokenPolicy) -> VecMonitor:
     """The dream of a clone's world and task, for Stable-Baselines3."""
     dream = gym.make_vec(
-        dream_id(_task(clone)),
+        dream_id(clone.task),
         num_envs=config.num_envs,
-        world=_world(config, clone),
         dynamics=config.dynamics,
         device=str(choose_device(config.device)),
-        reward=config.reward,
-        success_bonus=config.success_bonus,
-        starts=config.starts,
-        chunk_length=clone.chunk_length,
-        max_chunks=config.max_chunks,
-        autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+        initial_states=config.initial_states,
+        **env_arguments(config, clone),
     )
     return VecMonitor(DreamVecEnv(cast(RLAWMVectorEnv, dream)), info_keywords=("is_success",))
 
 
 def check_fits(policy: TokenPolicy, envs: Any) -> None:
-    """Raise ValueError unless a Stable-Baselines3 VecEnv has the spaces of a policy."""
-    spaces = (envs.observation_space.shape, envs.action_space.shape)
-    if spaces != ((policy.num_tokens, policy.channels), (policy.action_size,)):
-        raise ValueError(
-            f"the policy maps {(policy.num_tokens, policy.channels)} to {(policy.action_size,)}, the environment has "
-            f"{spaces[0]} and {spaces[1]}; use the world and chunk length of the policy"
-        )
+    """ValueError unless a Stable-Baselines3 VecEnv has the spaces of a policy."""
+    shapes = envs.observation_space.shape, envs.action_space.shape
+    policy.check_fits(*shapes, "use the world and chunk length of the policy")
+
+
+class ActorWarmup(BaseCallback):
+    """Leaves the actor as it is at first, until the critics have learned: untrained ones would ruin the clone.
+
+    Args:
+        actor: parameters of the actor.
+        env_steps: in all dreams together, after which it learns.
+    """
+
+    def __init__(self, actor: Iterable[nn.Parameter], env_steps: int) -> None:
+        super().__init__()
+        self._actor, self._env_steps = list(actor), env_steps
+
+    def _on_rollout_start(self) -> None:
+        for parameter in self._actor:
+            parameter.requires_grad_(self.num_timesteps >= self._env_steps)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class DreamWatch(BaseCallback):
-    """Logs what a dream's own success rate does not say: its uncertainty, and how far the policy is from the clone.
+    """Logs what Stable-Baselines3 does not: the dream's uncertainty, and the distance of the policy from the clone.
 
     TensorBoard has them as ``charts/uncertainty`` (of the steps since the last record) and ``charts/distance_to_bc``
     (mean absolute difference of the deterministic actions in the present states), beside Stable-Baselines3's
-    ``rollout/success_rate``. A success rate that rises far from the clone is to be judged in the simulator.
+    ``rollout/success_rate``. Far from the clone, test a success rate that rises in the simulator.
 
     Args:
         clone: the policy that training starts from.
-        every: roll-outs between two measurements of the distance.
+        every: rollouts between two measurements of the distance.
     """
 
     def __init__(self, clone: TokenPolicy, every: int = 1) -> None:
@@ -132,9 +123,9 @@ class DreamWatch(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._rollouts += 1
         if self._rollouts % self._every == 0:
-            seen = self.locals["new_obs"]
-            actions, _ = self.model.predict(seen, deterministic=True)
-            cloned = self._clone.act(torch.from_numpy(seen)).numpy()
+            features = self.locals["new_obs"]
+            actions, _ = self.model.predict(features, deterministic=True)
+            cloned = self._clone.act(torch.from_numpy(features)).numpy()
             self.logger.record("charts/distance_to_bc", float(np.abs(np.clip(actions, -1, 1) - cloned).mean()))
 
 
@@ -146,25 +137,7 @@ def save_trained(
     temporary = config.out / ".model.tmp.zip"
     model.save(temporary)
     temporary.replace(config.out / "model.zip")
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-    policy.facts = {
-        "method": method,
-        "world": world_reference(_world(config, clone)),
-        "task": _task(clone),
-        "training": {
-            **{name: value for name, value in settings.items() if name not in ("out", "progress", "world")},
-            "clone": clone.facts.get("training"),
-            "train_in": "dream",
-            "trained_seconds": round(seconds, 3),
-            "decisions": model.num_timesteps,
-        },
-    }
+    policy.facts = training_facts(
+        config, method, clone, seconds=seconds, env_steps=model.num_timesteps, train_in="dream"
+    )
     return policy.save(config.out)
-
-
-def _task(clone: TokenPolicy) -> str:
-    return str(clone.facts.get("task", "Lift"))
-
-
-def _world(config: SB3Config, clone: TokenPolicy) -> str:
-    return config.world or str(clone.facts.get("world", "lift"))

@@ -1,7 +1,7 @@
 """Stable-Baselines3's PPO in the dream, starting from the same cloned policy, weight for weight.
 
-For users who live in Stable-Baselines3: its stock algorithm, unchanged. It has no penalty on the distance to the
-clone, so a small learning rate and target KL are all that keeps it near; `agents.ppo` is the careful one.
+For users of Stable-Baselines3: its stock algorithm, unchanged. It has no penalty on the KL to the clone, so a small
+learning rate and target KL alone bound how far it goes; `agents.ppo` has the penalty.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any, cast
 
 import torch
 
-from agents.policy import TokenPolicy, load_clone
+from agents.policies.io import load_clone
+from agents.policies.token_policy import TokenPolicy
 from agents.sb3_clone import (
+    ActorWarmup,
     DreamWatch,
     SB3Config,
     TokenExtractor,
@@ -23,11 +25,10 @@ from agents.sb3_clone import (
     open_dream,
     save_trained,
 )
-from world_models.processes import choose_device
+from world_models.devices import choose_device
 
 try:
     from stable_baselines3 import PPO
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.policies import ActorCriticPolicy
 except ImportError as error:
     raise ImportError(f'SB3 PPO needs Stable-Baselines3 ({error}): pip install "rla-gym[agents]"') from error
@@ -39,7 +40,7 @@ class SB3PPOConfig(SB3Config):
 
     out: Path = Path("runs/sb3_ppo")
     """Policy folder to write, with Stable-Baselines3's own ``model.zip`` and ``tensorboard/`` in it."""
-    steps: int = 4
+    num_steps: int = 4
     """Chunks per dream and iteration."""
     iterations: int = 300
     """Iterations in all, warm-up included."""
@@ -79,7 +80,7 @@ def make_sb3_ppo(policy: TokenPolicy, envs: Any, config: SB3PPOConfig) -> PPO:
         ActorCriticPolicy,
         envs,
         learning_rate=config.learning_rate,
-        n_steps=config.steps,
+        n_steps=config.num_steps,
         batch_size=config.batch_size,
         n_epochs=config.epochs,
         gamma=config.gamma,
@@ -107,7 +108,7 @@ def make_sb3_ppo(policy: TokenPolicy, envs: Any, config: SB3PPOConfig) -> PPO:
 
 def token_policy_of(model: PPO, like: TokenPolicy) -> TokenPolicy:
     """The actor inside a Stable-Baselines3 model as a `TokenPolicy` with the sizes and facts of ``like``."""
-    policy = TokenPolicy(**{name: getattr(like, name) for name in TokenPolicy.SIZES})
+    policy = TokenPolicy(**like.sizes)
     policy.trunk.load_state_dict(cast(TokenExtractor, model.policy.pi_features_extractor).trunk.state_dict())
     policy.head.load_state_dict(model.policy.action_net.state_dict())
     with torch.no_grad():
@@ -123,7 +124,7 @@ def train_sb3_ppo(config: SB3PPOConfig) -> Path:
         ValueError: the policy is not a cloned one, or does not fit the world.
         FileNotFoundError: no such policy or world.
     """
-    samples = config.num_envs * config.steps
+    samples = config.num_envs * config.num_steps
     if config.batch_size > samples or samples % config.batch_size:
         raise ValueError(f"batch_size={config.batch_size} must divide the {samples} samples of an iteration")
     clone = load_clone(config.policy)
@@ -131,28 +132,13 @@ def train_sb3_ppo(config: SB3PPOConfig) -> Path:
     began = time.perf_counter()
     try:
         model = make_sb3_ppo(clone, envs, config)
-        callbacks = [_ValueWarmup(config.warmup_iterations), DreamWatch(clone)]
+        callbacks = [ActorWarmup(_actor(model), config.warmup_iterations * samples), DreamWatch(clone)]
         model.learn(config.iterations * samples, callback=callbacks, progress_bar=config.progress)
     finally:
         envs.close()
     return save_trained(config, "sb3_ppo", model, token_policy_of(model, clone), clone, time.perf_counter() - began)
 
 
-class _ValueWarmup(BaseCallback):
-    """Holds the actor still for the first iterations, so that a value function of zero cannot spoil the clone."""
-
-    def __init__(self, iterations: int) -> None:
-        super().__init__()
-        self._iterations = iterations
-        self._seen = 0
-
-    def _on_rollout_start(self) -> None:
-        policy = cast(ActorCriticPolicy, self.model.policy)
-        learns = self._seen >= self._iterations
-        for module in (policy.pi_features_extractor, policy.action_net):
-            module.requires_grad_(learns)
-        policy.log_std.requires_grad_(learns)
-        self._seen += 1
-
-    def _on_step(self) -> bool:
-        return True
+def _actor(model: PPO) -> list[torch.nn.Parameter]:
+    policy = cast(ActorCriticPolicy, model.policy)
+    return [*policy.pi_features_extractor.parameters(), *policy.action_net.parameters(), policy.log_std]

@@ -1,8 +1,8 @@
 """Stable-Baselines3's SAC in the dream, starting from a cloned policy: the off-policy learner.
 
-Its stock algorithm, unchanged. The actor is squashed by a tanh, the clone is not: so actions are spread over three
-times their range, where the tanh is nearly straight, and clipped by the environment as the clone's are. Nothing holds
-the actor to the clone but its learning rate and a critic that learns alone at first.
+Its stock algorithm, unchanged. The actor ends in a tanh, the clone does not: so actions are scaled to three times their
+range, where the tanh is nearly linear, and clipped by the environment as the clone's are. No penalty anchors the actor
+to the clone: only its learning rate is small, and the critics learn alone at first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from agents.policy import TokenPolicy, load_clone
+from agents.policies.io import load_clone
+from agents.policies.token_policy import TokenPolicy
 from agents.sb3_clone import (
+    ActorWarmup,
     DreamWatch,
     SB3Config,
     TokenExtractor,
@@ -26,11 +28,10 @@ from agents.sb3_clone import (
     open_dream,
     save_trained,
 )
-from world_models.processes import choose_device
+from world_models.devices import choose_device
 
 try:
     from stable_baselines3 import SAC
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 except ImportError as error:
     raise ImportError(f'SB3 SAC needs Stable-Baselines3 ({error}): pip install "rla-gym[agents]"') from error
@@ -45,18 +46,18 @@ class SB3SACConfig(SB3Config):
 
     out: Path = Path("runs/sb3_sac")
     """Policy folder to write, with Stable-Baselines3's own ``model.zip`` and ``tensorboard/`` in it."""
-    decisions: int = 32_768
+    env_steps: int = 32_768
     """Chunks in all dreams together."""
-    warmup_decisions: int = 4096
-    """First decisions, by the clone's actions and their noise, from which the critics alone learn."""
+    warmup_env_steps: int = 4096
+    """First env steps, with the clone's actions and their noise, from which the critics alone learn."""
     gradient_steps: int = 8
-    """Updates for each step of all dreams."""
+    """Gradient steps for each step of all dreams."""
     batch_size: int = 128
-    """Decisions of an update."""
+    """Env steps of a gradient step."""
     gamma: float = 0.9
     """Discount per chunk."""
     tau: float = 0.01
-    """Share of the critics that their targets take on in an update."""
+    """Share of the critics that their targets take on in a gradient step."""
     learning_rate: float = 1e-4
     """Of Adam, for actor and critics."""
     entropy_coefficient: float = 1e-4
@@ -78,7 +79,7 @@ class WideActions(VecEnvWrapper):
 
 
 def make_sb3_sac(policy: TokenPolicy, envs: VecEnv, config: SB3SACConfig) -> SAC:
-    """A Stable-Baselines3 SAC whose deterministic action is the policy's own, to within the bend of the tanh.
+    """A Stable-Baselines3 SAC whose deterministic action is the policy's own, up to the curvature of the tanh.
 
     Args:
         policy: cloned policy, (L, C) features to (K*A,) actions.
@@ -93,7 +94,7 @@ def make_sb3_sac(policy: TokenPolicy, envs: VecEnv, config: SB3SACConfig) -> SAC
         "MlpPolicy",
         WideActions(envs),
         learning_rate=config.learning_rate,
-        buffer_size=config.decisions,
+        buffer_size=config.env_steps,
         learning_starts=0,
         batch_size=config.batch_size,
         tau=config.tau,
@@ -120,8 +121,8 @@ def make_sb3_sac(policy: TokenPolicy, envs: VecEnv, config: SB3SACConfig) -> SAC
 
 
 def token_policy_of(model: SAC, like: TokenPolicy) -> TokenPolicy:
-    """The actor inside a Stable-Baselines3 model as a `TokenPolicy`, without the bend of the tanh."""
-    policy = TokenPolicy(**{name: getattr(like, name) for name in TokenPolicy.SIZES})
+    """The actor inside a Stable-Baselines3 model as a `TokenPolicy`, without the tanh."""
+    policy = TokenPolicy(**like.sizes)
     policy.trunk.load_state_dict(cast(TokenExtractor, model.actor.features_extractor).trunk.state_dict())
     with torch.no_grad():
         policy.head.weight.copy_(SPREAD * cast(torch.nn.Linear, model.actor.mu).weight)
@@ -137,29 +138,15 @@ def train_sb3_sac(config: SB3SACConfig) -> Path:
         ValueError: the policy is not a cloned one, or does not fit the world.
         FileNotFoundError: no such policy or world.
     """
-    if config.decisions < config.num_envs:
-        raise ValueError(f"decisions={config.decisions} must be at least one for each of the {config.num_envs} dreams")
+    if config.env_steps < config.num_envs:
+        raise ValueError(f"env_steps={config.env_steps} must be at least one for each of the {config.num_envs} dreams")
     clone = load_clone(config.policy)
     envs = open_dream(config, clone)
     began = time.perf_counter()
     try:
         model = make_sb3_sac(clone, envs, config)
-        callbacks = [_CriticWarmup(config.warmup_decisions), DreamWatch(clone, every=8)]
-        model.learn(config.decisions, callback=callbacks, progress_bar=config.progress)
+        callbacks = [ActorWarmup(model.actor.parameters(), config.warmup_env_steps), DreamWatch(clone, every=8)]
+        model.learn(config.env_steps, callback=callbacks, progress_bar=config.progress)
     finally:
         envs.close()
     return save_trained(config, "sb3_sac", model, token_policy_of(model, clone), clone, time.perf_counter() - began)
-
-
-class _CriticWarmup(BaseCallback):
-    """Holds the actor still for the first decisions, so that critics that know nothing cannot spoil the clone."""
-
-    def __init__(self, decisions: int) -> None:
-        super().__init__()
-        self._decisions = decisions
-
-    def _on_rollout_start(self) -> None:
-        cast(SAC, self.model).actor.requires_grad_(self.num_timesteps >= self._decisions)
-
-    def _on_step(self) -> bool:
-        return True

@@ -99,8 +99,8 @@ def seeds_and_states(
 ) -> tuple[float, float, float]:
     """Mean of outcomes with an interval over training seeds and initial states alike: (mean, low, high).
 
-    Both are resampled with replacement, so that neither few seeds nor few states look like certainty. Of differences
-    between two methods on the same states it is the paired interval.
+    Both are resampled with replacement, so that few seeds or few states widen the interval. Of differences between two
+    methods on the same states it is the paired interval.
 
     Args:
         outcomes: (S, N) outcomes, or differences, by training seed and initial state.
@@ -144,8 +144,8 @@ _STUDENT_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2
 def mean_over_seeds(values: ArrayLike) -> tuple[float, float, float]:
     """Mean of one value per training seed with its 95 % Student t interval: (mean, low, high).
 
-    For 2 to 10 seeds. A bootstrap of three values hardly leaves their range: three gains by chance would look like
-    certainty once in eight times.
+    For 2 to 10 seeds. A bootstrap interval of three values hardly leaves their range: where there is no difference, one
+    of eight times all three are gains by chance, and it would exclude zero.
 
     Example:
         >>> [round(value, 2) for value in mean_over_seeds([1.0, 2.0, 3.0])]

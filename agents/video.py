@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from agents.policy import Policy
+from agents.policies.base import Policy
 from rewards.success import SuccessDetector
-from world_models.world_model import World, WorldModel, load_world
+from world_models.base import WorldModel
+from world_models.config import DEFAULT_DYNAMICS
+from world_models.io import World, load_world
 
 try:
     import av
@@ -34,24 +36,24 @@ def write_comparison(
     *,
     env: str,
     world: str,
-    dynamics: str = "flow",
+    dynamics: str = DEFAULT_DYNAMICS,
     placement: str = "standard",
     max_chunks: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Path:
     """Write an mp4, dream on the left, simulator on the right, one episode per seed, at the control rate.
 
-    The policy sees and drives the simulator. The dream starts from the simulator's first camera frame and gets the
-    same actions open loop; it never sees another frame. Frames inside a chunk are dreamed from the chunk's start with
-    the same noise and its first actions only.
+    The policy acts in the simulator. The dream starts from the simulator's first camera frame and gets the same actions
+    open loop, without any further frame. Frames inside a chunk are predicted from the chunk's start with the same noise
+    and the chunk's first actions alone.
 
     Args:
         path: mp4 to write (atomically).
-        policy: drives the simulator.
+        policy: acts in the simulator.
         seeds: reset seeds; take them by rule, not by result.
         env: id of a simulator environment.
         world: bundled world's name or a world folder.
-        dynamics: "flow" or "regression".
+        dynamics: "residual_flow" or "regression".
         placement: of the simulator's object.
         max_chunks: chunks per episode; None takes the task's.
         device: of dream and policy.
@@ -115,13 +117,13 @@ def _episode(
     model, chunk_length = world.model, policy.chunk_length
     generator = torch.Generator().manual_seed(seed)
     frame, _ = real.reset(seed=seed)
-    dreamed = _state(model, real, frame, device)
+    imagined = _state(model, real, frame, device)
     dream_success = real_success = False
     sheets: list[np.ndarray] = []
 
     def show(step: int, left: str = "dream", right: str = "simulator") -> None:
         footer = f"{policy.method}, seed {seed}, step {step}/{real.max_chunks * chunk_length}"
-        sheets.append(compose(model.decode(dreamed)[0].cpu().numpy(), frame, left, right, footer))
+        sheets.append(compose(model.decode(imagined)[0].cpu().numpy(), frame, left, right, footer))
 
     show(0)
     step = 0
@@ -130,14 +132,14 @@ def _episode(
         actions = action.view(1, chunk_length, policy.action_dim)
         shape = model.noise_shape
         noise = None if shape is None else torch.randn(1, *shape, generator=generator).to(device)
-        start = dreamed
+        start = imagined
         for k in range(1, chunk_length + 1):
             real.control_step(actions[0, k - 1].cpu().numpy())
             frame = real.render_frame()
-            dreamed = model.predict(start, actions[:, :k], noise).features
+            imagined = model.predict(start, actions[:, :k], noise).features
             step += 1
             show(step)
-        dream_success = dream_success or bool(detector.dreamed_success(dreamed, dynamics)[0])
+        dream_success = dream_success or bool(detector.imagined_success(imagined, dynamics)[0])
         real_success = real.is_success()
         if real_success:
             break
@@ -147,9 +149,9 @@ def _episode(
 
 
 def _state(model: WorldModel, real: RobosuiteEnv, frame: np.ndarray, device: str | torch.device) -> torch.Tensor:
-    """The simulator's present state ``(1, L, C)`` as the world sees it."""
-    readings = torch.from_numpy(real.proprioception())[None].to(device) if model.readings else None
-    return model.encode(torch.from_numpy(frame)[None].to(device), readings)
+    """The simulator's present state ``(1, L, C)`` in the world's features."""
+    proprioception = torch.from_numpy(real.proprioception())[None].to(device) if model.proprioception_dim else None
+    return model.encode(torch.from_numpy(frame)[None].to(device), proprioception)
 
 
 def compose(left: np.ndarray, right: np.ndarray, left_label: str, right_label: str, footer: str) -> np.ndarray:

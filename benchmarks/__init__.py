@@ -1,1 +1,1 @@
-"""Floor 5 of rla-gym: how faithful the dream is, and whether what is learned in it holds in the simulator."""
+"""Measures worlds, their rewards and the policies trained in them: result rows, and tables and pictures of these."""

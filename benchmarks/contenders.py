@@ -17,8 +17,9 @@ from rla_gym.ground_truth.processes import start_processes
 from rla_gym.ground_truth.rendering import choose_gl_backend
 from rla_gym.ground_truth.simulator import quiet_robosuite
 from rla_gym.tasks import dream_id, get_task, simulator_id
-from world_models.state import StateEncoder
-from world_models.world_model import RLAWorldModel, read_config, world_folder
+from world_models.encoders.state import StateEncoder
+from world_models.io import read_config, world_folder
+from world_models.mixer.dynamics import ResidualFlowWorldModel
 
 SAME_STEP = gym.vector.AutoresetMode.SAME_STEP
 """Every call moves on: with NEXT_STEP the one after an episode's end would only reset."""
@@ -38,7 +39,7 @@ class Contender:
         call: moves on once.
         frames: predicted states or frames in one call; 0 where a simulator computes them.
         precision: what its arithmetic is done in.
-        close: lets go of what it holds.
+        close: frees what it uses.
     """
 
     method: str
@@ -60,7 +61,7 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
             those given are named in the setting.
     """
     envs = gym.make_vec(
-        dream_id(task), num_envs, device=device, world=world, output="torch", starts="first",
+        dream_id(task), num_envs, device=device, world=world, output="torch", initial_states="first",
         autoreset_mode=SAME_STEP, **arguments,
     )  # fmt: skip
     envs.reset(seed=0)
@@ -75,13 +76,13 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
     chunk_length = envs.unwrapped.chunk_length  # type: ignore[attr-defined]
     setting = ",".join(f"{name}={value}" for name, value in {"envs": num_envs, "device": device, **named}.items())
     return Contender(
-        arguments.get("dynamics", "flow"), setting, num_envs * chunk_length, call, num_envs,
+        arguments.get("dynamics", "residual_flow"), setting, num_envs * chunk_length, call, num_envs,
         arguments.get("precision", "float32"), envs.close,
     )  # fmt: skip
 
 
 def prediction(num_envs: int, device: str, world: str, image_size: int) -> Contender:
-    """A flow of the world's sizes over the tokens of pictures of another size, with random weights, predicting alone.
+    """Predictions alone, by a residual flow of the world's sizes with random weights, for pictures of another size.
 
     Args:
         num_envs: states that are predicted side by side.
@@ -92,7 +93,7 @@ def prediction(num_envs: int, device: str, world: str, image_size: int) -> Conte
     config = read_config(world_folder(world))
     config = replace(config, encoder=replace(config.encoder, image_size=image_size))
     encoder = StateEncoder.from_config(config.encoder, config.proprioception)
-    model = RLAWorldModel(config, encoder).to(device).eval()
+    model = ResidualFlowWorldModel(config, encoder).to(device).eval()
     features = torch.randn(num_envs, model.num_tokens, model.channels, device=device)
     actions = torch.rand(num_envs, model.chunk_length, model.action_dim, device=device) * 2 - 1
     noise = torch.randn(num_envs, *(model.noise_shape or ()), device=device)
@@ -103,7 +104,7 @@ def prediction(num_envs: int, device: str, world: str, image_size: int) -> Conte
         _wait_for(device)
 
     setting = f"envs={num_envs},device={device},patch_tokens={encoder.patch_tokens}"
-    return Contender("flow", setting, num_envs * model.chunk_length, call, num_envs)
+    return Contender("residual_flow", setting, num_envs * model.chunk_length, call, num_envs)
 
 
 def tuned_robosuite(processes: int, world: str, *, task: str = "Lift") -> Contender:
@@ -158,7 +159,7 @@ class CameraRobosuite(gym.Env[np.ndarray, np.ndarray]):
         return observation["agentview_image"], float(reward), False, bool(done), {}
 
     def close(self) -> None:
-        """Lets go of simulation and renderer."""
+        """Frees simulation and renderer."""
         self._env.close()
 
 
@@ -170,7 +171,7 @@ def video_diffusion(size: int, frames: int, device: str) -> Contender:
 
     Args:
         size: of a frame, pixels.
-        frames: dreamed side by side.
+        frames: denoised side by side.
         device: where.
 
     Raises:

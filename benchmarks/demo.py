@@ -1,4 +1,4 @@
-"""`rla-gym demo`: clone, dream, and see in the simulator what it was worth. Minutes, on two cores."""
+"""`rla-gym demo`: clone, train in the dream, evaluate in the simulator. Minutes, on two cores."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agents.policy import load_policy
+from agents.policies.io import load_policy
 from agents.video import write_comparison
 from benchmarks.transfer import TransferConfig, run, train_policy
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from rla_gym.tasks import simulator_id
-from world_models.world_model import read_config, world_folder
+from world_models.io import read_config, world_folder
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def demo(config: DemoConfig) -> None:
     write_comparison(video, load_policy(policy), seeds, env=simulator_id(task), world=config.world)
     console = Console()
     console.print(
-        f"\nThe policies saw the actions of {config.demonstrations} demonstrations and the dream, never the simulator."
+        f"\nTrained on the actions of {config.demonstrations} demonstrations and in the dream, never in the simulator."
     )
     for name, path in (("rows", transfer.out), ("picture", transfer.out.with_suffix(".png")), ("dream | real", video)):
         console.print(f"  {name:12} {path}")

@@ -1,6 +1,6 @@
-"""`rla-gym bench encoders`: what different encoders see, and how far the dreams over them hold, in centimetres.
+"""`rla-gym bench encoders`: what can be read off the tokens of different encoders, and off what is imagined over them.
 
-Token errors of two encoders have different units; what a probe reads off their tokens has not.
+Token errors of two encoders have different units. What a probe reads off their tokens is in centimetres for all.
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agents.evaluate import command_line, describe_hardware
 from benchmarks.dream_errors import dream_error_rows
-from benchmarks.held_out import Views, probe_floor, training_rows
+from benchmarks.held_out import Views, probe_errors, training_rows
 from benchmarks.plots import plot_bars
 from benchmarks.probes import ProbeConfig, fit_probe
-from benchmarks.results import Row, print_methods, today, write_rows
+from benchmarks.results import Row, print_methods, provenance, write_rows
 from benchmarks.rollout_errors import QUANTITIES
 from world_models.data.episodes import EpisodeDataset
-from world_models.world_model import dynamics_in, read_config, world_folder
+from world_models.io import dynamics_in, read_config, world_folder
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class EncodersConfig:
     Attributes:
         data: the dataset; probes are fitted on its training episodes and judged on its report episodes.
         worlds: bundled names, folders or hub ids, one per encoder; an encoder is called by its world's folder.
-        chunks: action chunks in a roll-out of the flow; None for as many as an episode of the task has.
+        chunks: action chunks in a rollout; None for as many as an episode of the task has.
         split: which episodes are held out.
         cache: folder of the feature cache; None for ``<data>/cache``.
         out: JSON of the result rows; the picture lies beside it.
@@ -58,18 +57,17 @@ def run(config: EncodersConfig) -> list[Row]:
         folder = world_folder(name)
         world, view = read_config(folder), views.of(folder)
         method = f"{folder.resolve().name} ({world.encoder.backbone})"
-        # The picture alone: a token of proprioception would tell where the hand is, whatever the encoder sees.
+        # The picture alone: a token of proprioception says where the hand is, whatever the encoder does.
         picture = view.features[:, : view.patch_tokens]
         probe = fit_probe(*training_rows(dataset, picture, view.states), config.probe)
-        floor = probe_floor(dataset, config.split, probe, picture, view.states)
-        facts = {"bench": "encoders", "task": world.task, "method": method, "seeds": "1 world"}
-        facts |= {"hardware": describe_hardware(), "date": today(), "command": command_line()}
+        read = probe_errors(dataset, config.split, probe, picture, view.states)
+        facts = {"bench": "encoders", "task": world.task, "method": method, "seeds": "1 world"} | provenance()
         rows += [
-            Row(metric=f"{name}_error_cm", setting="real frames", value=floor[name][0], low=None, high=None,
+            Row(metric=f"{name}_error_cm", setting="real frames", value=read[name][0], low=None, high=None,
                 n=len(view.held_out.kinds), unit="cm", **facts)
             for name in QUANTITIES
         ]  # fmt: skip
-        if "flow" in dynamics_in(folder):
+        if dynamics_in(folder):
             rows += dream_error_rows(folder, view.held_out, view.probe, **facts)
     write_rows(config.out, rows)
     print_methods(rows, f"encoders on {rows[0].n} {config.split} episodes")

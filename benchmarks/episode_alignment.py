@@ -1,7 +1,7 @@
 """Whole episodes against whole demonstrations: dynamic time warping and optimal transport, neither with a clock.
 
-Both look back on a finished episode, so they are scores and not rewards of a step: what a video-aligned reward that
-forgives every difference in speed could tell at best.
+Both look back on a finished episode, so they are scores and not rewards of a step. They bound what a video-aligned
+reward that ignores every difference in speed can say.
 """
 
 from __future__ import annotations

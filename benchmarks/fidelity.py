@@ -1,4 +1,4 @@
-"""`rla-gym bench fidelity`: open-loop roll-outs against held-out episodes, in tokens and in centimetres."""
+"""`rla-gym bench fidelity`: open-loop rollouts against held-out episodes, in tokens and in centimetres."""
 
 from __future__ import annotations
 
@@ -10,36 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.evaluate import command_line, describe_hardware
 from agents.statistics import resampled_means, wilson_interval
-from benchmarks.held_out import HeldOut, Views, probe_floor
+from benchmarks.held_out import HeldOut, Views, probe_errors
 from benchmarks.plots import plot_horizon, save_film_strip
 from benchmarks.probes import AttentiveProbe, ProbeConfig
-from benchmarks.results import Row, print_rows, today, write_rows
-from benchmarks.rollout_errors import (
-    QUANTITIES,
-    RolloutErrors,
-    rollout_errors,
-    worst_tenth_auroc,
-)
+from benchmarks.results import Row, print_rows, provenance, write_rows
+from benchmarks.rollout_errors import QUANTITIES, RolloutErrors, rollout_errors, worst_tenth_auroc
 from rewards import SuccessDetector
-from rla_gym.tasks import episode_chunks
+from rla_gym.tasks import TASKS, episode_chunks, get_task
+from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_frames
-from world_models.model_card import write_model_card
+from world_models.io import dynamics_in, load_model, read_config, world_folder
+from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
 from world_models.open_loop import open_loop
-from world_models.world_model import (
-    RegressionWorldModel,
-    RLAWorldModel,
-    WorldModel,
-    dynamics_in,
-    load_model,
-    read_config,
-    world_folder,
-)
+from world_models.training.model_card import write_model_card
 
 Table = dict[str, list[RolloutErrors]]
 """Method -> its errors in each world."""
+BASE_PREDICTOR = "residual_flow, base predictor alone"
+"""Method: what the residual flow predicts without its flow."""
+ERROR_METRICS = ("token_l1_vs_persistence", *(f"{name}_error_cm" for name in QUANTITIES))
+"""Metrics of every chunk of every rollout, by which variants of the residual flow are compared."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +41,11 @@ class FidelityConfig:
     Attributes:
         data: the dataset; its report episodes are rolled out, its training episodes fit the probes.
         world: bundled names, folders or hub ids; several are training seeds of one recipe and give one table, with
-            intervals over seeds and episodes. The pictures show the first. Those without the regression baseline are
-            no part of its rows.
-        chunks: action chunks in a roll-out; None for as many as an episode of the task has.
+            intervals over seeds and episodes. The pictures show the first. Rows of a kind of dynamics are of the worlds
+            that have it.
+        chunks: action chunks in a rollout; None for as many as an episode of the task has.
         split: which episodes are rolled out; ``report`` for numbers that are published.
-        solver_steps: further numbers of Euler steps of the flow to compare with the world's own.
+        solver_steps: numbers of Euler steps of the flow to compare with the world's own.
         seed: of the flow's noise and of the bootstrap.
         cache: folder of the feature cache; None for ``<data>/cache``.
         out: JSON of the result rows; pictures lie beside it. Written to ``<world>/fidelity.json``, they also go into
@@ -88,40 +80,40 @@ def run(config: FidelityConfig) -> list[Row]:
     chunks = config.chunks or episode_chunks(task)
     bench = _Bench(config, task, chunks, len(folders))
     table: Table = {}
-    floors: list[dict[str, tuple[float, float]]] = []
-    believed: dict[str, list[np.ndarray]] = {}
+    probed: list[dict[str, tuple[float, float]]] = []
+    detected: dict[str, list[np.ndarray]] = {}
     pictured: tuple[WorldModel, Tensor] | None = None
     for folder in folders:
         models = {name: load_model(folder, name) for name in dynamics_in(folder)}
         detector = SuccessDetector.load(folder)
         view = views.of(folder)
         held_out = view.held_out
-        floors.append(probe_floor(dataset, config.split, view.probe, view.features, view.states))
+        probed.append(probe_errors(dataset, config.split, view.probe, view.features, view.states))
         for method, errors, imagined in _roll_out(config, models, view.probe, held_out):
             table.setdefault(method, []).append(errors)
             if method in models:
-                success = torch.stack([detector.dreamed_success(episode, method) for episode in imagined])
-                believed.setdefault(method, []).append(success.numpy())
-            if pictured is None and method == "flow":
-                pictured = models["flow"], imagined
+                success = torch.stack([detector.imagined_success(episode, method) for episode in imagined])
+                detected.setdefault(method, []).append(success.numpy())
+            if pictured is None:
+                pictured = models[method], imagined
 
-    bench.add_probe_rows(floors, int(sum(dataset.lengths[i] for i in dataset.split(config.split))))
+    bench.add_probe_rows(probed, int(sum(dataset.lengths[i] for i in dataset.split(config.split))))
     for method, of_worlds in table.items():
         bench.add_rows(method, of_worlds, held_out)
-    for method, successes in believed.items():
+    for method, successes in detected.items():
         bench.add_success_rows(method, np.stack(successes), held_out)
     write_rows(config.out, bench.rows)
     if config.out == folders[0] / "fidelity.json":
-        write_model_card(folders[0])
+        write_model_card(folders[0], get_task(task).card_metrics if task in TASKS else ERROR_METRICS)
     _show(config, bench.rows, chunks, len(held_out.kinds))
     assert pictured is not None
     model, imagined = pictured
-    shown = [k for kind in dict.fromkeys(held_out.kinds) for k in np.flatnonzero(held_out.kinds == kind)[:1]][:4]
+    examples = [k for kind in dict.fromkeys(held_out.kinds) for k in np.flatnonzero(held_out.kinds == kind)[:1]][:4]
     frames = cache_frames(dataset, cache)
     save_film_strip(
-        [frames[held_out.frames[k].numpy()] for k in shown],
-        [model.decode(torch.cat([held_out.start[k : k + 1], imagined[k]])).numpy() for k in shown],
-        [held_out.kinds[k] for k in shown],
+        [frames[held_out.frames[k].numpy()] for k in examples],
+        [model.decode(torch.cat([held_out.start[k : k + 1], imagined[k]])).numpy() for k in examples],
+        [held_out.kinds[k] for k in examples],
         config.out.with_name("fidelity_film_strip.png"),
     )
     return bench.rows
@@ -135,33 +127,49 @@ def _roll_out(
     for name, model in models.items():
         rollout = open_loop(model, start, held_out.actions, seed=config.seed)
         yield name, rollout_errors(rollout.features, real, start, truth, probe, rollout.uncertainty), rollout.features
-    flow = models["flow"]
-    assert isinstance(flow, RLAWorldModel)
-    foretold = open_loop(_stage1(flow), start, held_out.actions)
-    yield "flow, stage 1 alone", rollout_errors(foretold.features, real, start, truth, probe), foretold.features
-    for steps in config.solver_steps:
-        rollout = open_loop(flow, start, held_out.actions, seed=config.seed, solver_steps=steps)
-        errors = rollout_errors(rollout.features, real, start, truth, probe)
-        yield f"flow, {steps} solver step{'s' * (steps > 1)}", errors, rollout.features
+    flow = models.get("residual_flow")
+    if isinstance(flow, ResidualFlowWorldModel):
+        yield from _variants(config, flow, probe, held_out)
     still = start[:, None].expand_as(real)
     yield "persistence", rollout_errors(still, real, start, truth, probe), still
-    before = torch.cat([start[:, None], real[:, :-1]], dim=1)
-    with torch.inference_mode():
-        rebuilt = flow.rla(before.flatten(0, 1), real.flatten(0, 1))
-    # Every pair of states a chunk apart counts as an episode of one chunk.
-    errors = rollout_errors(
-        rebuilt[:, None], real.flatten(0, 1)[:, None], before.flatten(0, 1), truth.flatten(0, 1)[:, None], probe
-    )
-    yield "autoencoder", errors, rebuilt.view_as(real)
+    if isinstance(flow, ResidualFlowWorldModel):
+        yield _projected(flow, probe, held_out)
     yield "real frames", rollout_errors(real, real, start, truth, probe), real
 
 
-def _stage1(flow: RLAWorldModel) -> RegressionWorldModel:
-    """What the flow model foretells before it samples, as a world model of its own."""
+def _variants(
+    config: FidelityConfig, flow: ResidualFlowWorldModel, probe: AttentiveProbe, held_out: HeldOut
+) -> Iterator[tuple[str, RolloutErrors, Tensor]]:
+    """The residual flow without its flow, and with other numbers of solver steps."""
+    start, real, truth = held_out.start, held_out.real, held_out.truth
+    predicted = open_loop(_base_predictor(flow), start, held_out.actions).features
+    yield BASE_PREDICTOR, rollout_errors(predicted, real, start, truth, probe), predicted
+    for steps in config.solver_steps:
+        imagined = open_loop(flow, start, held_out.actions, seed=config.seed, solver_steps=steps).features
+        errors = rollout_errors(imagined, real, start, truth, probe)
+        yield f"residual_flow, {steps} solver step{'s' * (steps > 1)}", errors, imagined
+
+
+@torch.inference_mode()
+def _projected(
+    flow: ResidualFlowWorldModel, probe: AttentiveProbe, held_out: HeldOut
+) -> tuple[str, RolloutErrors, Tensor]:
+    """What the latent projection keeps of every real change over a chunk; each counts as an episode of one chunk."""
+    real = held_out.real
+    before = torch.cat([held_out.start[:, None], real[:, :-1]], dim=1).flatten(0, 1)
+    after, truth = real.flatten(0, 1), held_out.truth.flatten(0, 1)
+    projected = before + flow.latent_projection.decode(flow.latent_projection.encode(before, after))
+    errors = rollout_errors(projected[:, None], after[:, None], before, truth[:, None], probe)
+    return "latent_projection", errors, projected.view_as(real)
+
+
+def _base_predictor(flow: ResidualFlowWorldModel) -> RegressionWorldModel:
+    """The residual flow without its flow, as a world model of its own."""
+    base = flow.residual_flow.base
     model = RegressionWorldModel(
-        replace(flow.config, regression=flow.flow.stage1.config), flow.encoder, flow.rgb_decoder
+        replace(flow.config, dynamics={"regression": base.config}), flow.encoder, flow.rgb_decoder
     )
-    model.regression = flow.flow.stage1
+    model.regression = base
     return model.eval()
 
 
@@ -171,7 +179,7 @@ class _Bench:
     def __init__(self, config: FidelityConfig, task: str, chunks: int, worlds: int) -> None:
         self.config, self.task, self.chunks, self.worlds = config, task, chunks, worlds
         self.rows: list[Row] = []
-        self.facts = {"hardware": describe_hardware(), "date": today(), "command": command_line()}
+        self.facts = provenance()
 
     def add(
         self, method: str, metric: str, setting: str, value: float, samples: np.ndarray | None, n: int, unit: str
@@ -183,17 +191,17 @@ class _Bench:
             Row("fidelity", self.task, method, metric, setting, value, low, high, n, seeds, unit, **self.facts)
         )
 
-    def add_probe_rows(self, floors: list[dict[str, tuple[float, float]]], n: int) -> None:
+    def add_probe_rows(self, probed: list[dict[str, tuple[float, float]]], n: int) -> None:
         for name in QUANTITIES:
             for column, metric, unit in ((0, f"{name}_error_cm", "cm"), (1, f"{name}_r2", "1")):
-                value = float(np.mean([floor[name][column] for floor in floors]))
+                value = float(np.mean([errors[name][column] for errors in probed]))
                 self.add("encoder", metric, "real frames", value, None, n, unit)
 
     def add_rows(self, method: str, worlds: list[RolloutErrors], held_out: HeldOut) -> None:
         """Everything about one method."""
         seed, self.worlds = self.config.seed, len(worlds)  # not every world has every method
         for chunk in range(worlds[0].token.shape[1]):
-            single = method == "autoencoder"
+            single = method == "latent_projection"
             setting = "one chunk, encoded" if single else f"chunks={chunk + 1}"
             for metric, error, still in (
                 ("token_l1_vs_persistence", [w.token for w in worlds], [w.persistence for w in worlds]),
@@ -211,38 +219,38 @@ class _Bench:
             if not single and method not in ("persistence", "real frames") and len(held_out.kinds) > 1:
                 spread = float(np.mean([world.spread_ratio[chunk] for world in worlds]))
                 self.add(method, "feature_spread_ratio", setting, spread, None, len(held_out.kinds), "1")
-        if method != "autoencoder":
-            dreamed = np.stack([world.lifted for world in worlds])
-            self._add_grasp_rows(method, f"chunks={self.chunks}", dreamed[:, :, -1], held_out.lifted[:, -1], held_out)
+        if method != "latent_projection":
+            imagined = np.stack([world.lifted for world in worlds])
+            self._add_grasp_rows(method, f"chunks={self.chunks}", imagined[:, :, -1], held_out.lifted[:, -1], held_out)
             # Success ends an episode of the environment: a lift that is dropped again counts there, too.
-            ever = dreamed.any(axis=2), held_out.lifted.any(axis=1)
+            ever = imagined.any(axis=2), held_out.lifted.any(axis=1)
             self._add_grasp_rows(method, f"chunks=1..{self.chunks}", *ever, held_out)
         if worlds[0].uncertainty is not None:
             self._add_uncertainty_rows(method, worlds)
 
-    def add_success_rows(self, method: str, believed: np.ndarray, held_out: HeldOut) -> None:
-        """Does an episode end in success as an environment of each world tells ``(worlds, E, M)``?"""
-        self.worlds = len(believed)
+    def add_success_rows(self, method: str, detected: np.ndarray, held_out: HeldOut) -> None:
+        """Success that each world's detector finds in imagined states ``(worlds, E, M)``, against the simulator's."""
+        self.worlds = len(detected)
         names = ("false_success_rate", "missed_success_rate", "success_balanced_accuracy")
         span = f"chunks=1..{self.chunks}"
-        self._add_grasp_rows(method, span, believed.any(axis=2), held_out.succeeded.any(axis=1), held_out, names)
+        self._add_grasp_rows(method, span, detected.any(axis=2), held_out.succeeded.any(axis=1), held_out, names)
 
     def _add_grasp_rows(
         self,
         method: str,
         setting: str,
-        dreamed: np.ndarray,
+        imagined: np.ndarray,
         happened: np.ndarray,
         held_out: HeldOut,
         names: tuple[str, str, str] = ("false_lift_rate", "missed_lift_rate", "grasp_balanced_accuracy"),
     ) -> None:
-        """Is the cube lifted (or the like), dreamed ``(worlds, E)`` and really ``(E,)``? Overall and per kind."""
+        """Imagined outcomes ``(worlds, E)`` against real ones ``(E,)``, of all episodes and of each kind."""
         for kind in ("", *sorted(set(held_out.kinds))):
             chosen = held_out.kinds == kind if kind else np.ones(len(happened), bool)
             rates, samples = [], []
             for metric, among, wrong in (
-                (names[0], chosen & ~happened, dreamed),
-                (names[1], chosen & happened, ~dreamed),
+                (names[0], chosen & ~happened, imagined),
+                (names[1], chosen & happened, ~imagined),
             ):
                 if not among.any():
                     continue
@@ -259,31 +267,34 @@ class _Bench:
                          len(happened), "fraction")  # fmt: skip
 
     def _add_uncertainty_rows(self, method: str, worlds: list[RolloutErrors]) -> None:
-        """Does the model know when it is wrong, and by how much?"""
+        """The uncertainty of each prediction against its actual error: order, and size."""
         scores = [worst_tenth_auroc(w.token, w.uncertainty) for w in worlds if w.uncertainty is not None]
         count, span = worlds[0].token.size, f"chunks=1..{self.chunks}"
         self.add(method, "uncertainty_auroc", span, float(np.mean(scores)), None, count, "1")
         for chunk in range(worlds[0].token.shape[1]):
-            told = np.stack([w.uncertainty[:, chunk] for w in worlds if w.uncertainty is not None])
-            found = np.stack([w.token[:, chunk] for w in worlds])
-            samples = resampled_means(told, seed=self.config.seed) / resampled_means(found, seed=self.config.seed)
-            self.add(method, "uncertainty_vs_error", f"chunks={chunk + 1}", float(told.mean() / found.mean()), samples,
-                     told.shape[1], "1")  # fmt: skip
+            expected = np.stack([w.uncertainty[:, chunk] for w in worlds if w.uncertainty is not None])
+            actual = np.stack([w.token[:, chunk] for w in worlds])
+            samples = resampled_means(expected, seed=self.config.seed) / resampled_means(actual, seed=self.config.seed)
+            self.add(method, "uncertainty_vs_error", f"chunks={chunk + 1}", float(expected.mean() / actual.mean()),
+                     samples, expected.shape[1], "1")  # fmt: skip
 
 
 def _show(config: FidelityConfig, rows: list[Row], chunks: int, episodes: int) -> None:
-    main = [row for row in rows if row.method in ("flow", "regression", "persistence")]
-    headline = [row for row in main if row.setting.startswith("chunks=") and "," not in row.setting]
+    main = [row for row in rows if row.method in ("residual_flow", "regression", "persistence")]
+    of_chunks = [row for row in main if row.setting.startswith("chunks=") and "," not in row.setting]
+    variants = [row for row in rows if row.method.startswith("residual_flow,") and row.metric in ERROR_METRICS]
+    metrics = list(dict.fromkeys(row.metric for row in of_chunks))
+    # Stable: of each metric the residual flow first, its variants next, and then what it is compared with.
+    others = sorted([*of_chunks, *variants], key=lambda row: not row.method.startswith("residual_flow"))
+    headline = sorted(others, key=lambda row: metrics.index(row.metric))
     print_rows(headline, f"fidelity of {', '.join(config.world)} on {episodes} {config.split} episodes")
     print_rows([row for row in rows if row.method == "encoder"], "probes on all real frames of those episodes")
-    print_rows([row for row in rows if row.method == "autoencoder"], "the autoencoder alone, a chunk ahead")
-    samplers = [row for row in rows if row.method.startswith("flow,") and row.metric == "token_l1_vs_persistence"]
-    print_rows(samplers, "solver steps")
+    print_rows([row for row in rows if row.method == "latent_projection"], "the latent projection alone, a chunk ahead")
     for span, title in ((f"chunks={chunks}", "at the end"), (f"chunks=1..{chunks}", "at any time")):
         grasps = [row for row in main if row.setting == span and ("lift" in row.metric or "grasp" in row.metric)]
         kinds = [row for row in main if row.setting.startswith(f"{span},kind=") and "lift" in row.metric]
-        shown = [replace(row, setting=row.setting.split("=")[-1]) for row in kinds]
-        print_rows([replace(row, setting="all") for row in grasps] + shown, f"is the cube lifted {title}?")
-    told = [row for row in main if "success" in row.metric]
-    print_rows(told, "does the environment tell success? (detector, simulator)")
-    plot_horizon(headline, config.out.with_suffix(".png"))
+        by_kind = [replace(row, setting=row.setting.split("=")[-1]) for row in kinds]
+        print_rows([replace(row, setting="all") for row in grasps] + by_kind, f"lifts {title}, imagined against real")
+    successes = [row for row in main if "success" in row.metric]
+    print_rows(successes, "success: the detector in imagined states against the simulator")
+    plot_horizon(of_chunks, config.out.with_suffix(".png"))

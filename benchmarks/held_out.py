@@ -1,4 +1,4 @@
-"""Held-out episodes: what roll-outs start from and are compared with, and what probes read off their frames."""
+"""Held-out episodes: what rollouts start from and are compared with, and what probes read off their frames."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, simulator_state
 from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
-from world_models.world_model import load_encoder, read_config
+from world_models.io import load_encoder, read_config
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The E episodes that are rolled out, as one world's encoder sees them.
+    """The E episodes that are rolled out, encoded by one world.
 
     Attributes:
         start: first states ``(E, L, C)``.
@@ -45,7 +45,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class View:
-    """How the encoder of a world sees a dataset.
+    """A dataset as the encoder of a world gives it.
 
     Attributes:
         dataset: the episodes.
@@ -76,7 +76,7 @@ class Views:
         dataset: the episodes.
         split: which of them are held out.
         cache: folder of the feature cache.
-        chunks: action chunks in a roll-out; None for as many as an episode of a world's task has.
+        chunks: action chunks in a rollout; None for as many as an episode of a world's task has.
         probe: size and schedule of the probes; None for the usual ones.
 
     Raises:
@@ -136,7 +136,7 @@ def held_out_episodes(
         length: control steps K of a chunk.
 
     Raises:
-        ValueError: none is long enough, or they do not say when they succeeded.
+        ValueError: none is long enough, or the dataset has no column ``next.success``.
     """
     if "next.success" not in dataset.columns:
         raise ValueError(f"{dataset.root} has no column next.success; collect data by `rla-gym collect`")
@@ -151,7 +151,7 @@ def held_out_episodes(
     frames = first[:, None] + torch.arange(0, span + 1, length)
     recorded = [dataset.episode(i) for i in episodes]
     actions = torch.stack([torch.from_numpy(episode.actions[:span]) for episode in recorded])
-    # said of the state after an action, which is the next frame
+    # This column describes the state after an action, which is the next frame.
     succeeded = [episode.columns["next.success"][length - 1 : span : length] for episode in recorded]
     return HeldOut(
         features[first].float(),
@@ -165,16 +165,16 @@ def held_out_episodes(
     )
 
 
-def probe_floor(
+def probe_errors(
     dataset: EpisodeDataset, split: str, probe: AttentiveProbe, features: Tensor, states: Tensor
 ) -> dict[str, tuple[float, float]]:
-    """Error in cm and R2 of what the probe reads off real frames: the floor under every error of a roll-out."""
+    """Error in cm and R2 of what the probe reads off real frames: no error of a rollout is smaller than that."""
     offsets = episode_offsets(dataset.lengths)
     rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in dataset.split(split)])
     read, truth = torch.cat([probe(batch.float()) for batch in features[rows].split(512)]), states[rows]
-    floor = {}
+    errors = {}
     for name, part in QUANTITIES.items():
         squares = (read[:, part] - truth[:, part]).square().sum(dim=1)
         variance = (truth[:, part] - truth[:, part].mean(dim=0)).square().sum()
-        floor[name] = float(squares.sqrt().mean() * 100), float(1 - squares.sum() / variance)
-    return floor
+        errors[name] = float(squares.sqrt().mean() * 100), float(1 - squares.sum() / variance)
+    return errors

@@ -1,9 +1,10 @@
-"""`rla-gym bench interventions`: does the dream know what *other* actions would have led to?
+"""`rla-gym bench interventions`: does the dream predict what *other* actions would have led to?
 
-In recorded episodes the actions can tell the outcome: a script goes down again where its cube fell and up where it
-stands. A world that reads the outcome off them is right on every held-out episode of that script, and lies to a policy,
-which goes up in any case. So actions are exchanged: an episode is replayed in the simulator up to shortly after the
-gripper closed or opened, goes on with what *another* episode did after such a moment, and the dream is asked the same.
+In recorded episodes the actions can reveal the outcome: a script goes down again where its cube fell and up where it
+stands. A world that reads the outcome off them is right on every held-out episode of that script, and wrong for a
+policy, which goes up in any case. So actions are exchanged: an episode is replayed in the simulator up to shortly after
+the gripper closed or opened, and goes on with what *another* episode did after such a moment. The dream predicts the
+same.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.evaluate import command_line, describe_hardware
 from agents.statistics import resampled_means, wilson_interval
 from benchmarks.moments import Moment, Replay, exchanged, find_moments, replay
 from benchmarks.plots import plot_bars
-from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.results import Row, print_rows, provenance, write_rows
 from rewards import SuccessDetector
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.tasks import get_task
+from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.io import dynamics_in, load_encoder, load_model, read_config, world_folder
 from world_models.open_loop import open_loop
-from world_models.world_model import WorldModel, dynamics_in, load_encoder, load_model, read_config, world_folder
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class InterventionsConfig:
     """Settings of the benchmark of interventions.
 
     Attributes:
-        data: the dataset, as `rla-gym collect` records it; it may be one that the world never saw, such as roll-outs of
-            the policy that is in question.
+        data: the dataset, as `rla-gym collect` records it; it may be one that the world was not trained on,
+            such as rollouts of the policy that is in question.
         world: bundled name, folder or hub id.
-        split: which episodes: train, validation, report or, of a dataset that the world never saw, all.
+        split: which episodes: train, validation, report or, of a dataset that the world was not trained on, all.
         chunks: action chunks in a dream; all but the first are exchanged.
         prediction_lengths: further numbers of actions after which the world predicts a state, beside its own.
         seed: of the exchange and of the flow's noise.
@@ -108,32 +109,32 @@ def run(config: InterventionsConfig) -> list[Row]:
     shape = (len(moments), config.chunks, world.chunk_length, -1)
     settings = {
         "own": _recorded(dataset, moments, features, shape),
-        "exchanged": _seen(models["flow", ""], replays, shape),
+        "exchanged": _replayed(next(iter(models.values())), replays, shape),
     }
-    whose = np.array([moment.gripper for moment in moments])
-    facts = {"hardware": describe_hardware(), "date": today(), "command": command_line()}
+    grippers = np.array([moment.gripper for moment in moments])
+    facts = {"bench": "interventions", "task": world.task, "seeds": f"exchange {config.seed}"} | provenance()
     rows: list[Row] = []
     for actions, branches in settings.items():
-        told = {("real frames", ""): (branches.reached, detector.success(branches.reached))}
+        outputs = {("real frames", ""): (branches.reached, detector.success(branches.reached))}
         for (name, length), model in models.items():
             imagined = open_loop(model, start, branches.actions, seed=config.seed).features[:, -1]
-            told[name, length] = imagined, detector.dreamed_success(imagined, name)
-        for ((method, length), (reached, success)), gripper in itertools.product(told.items(), dict.fromkeys(whose)):
-            chosen = whose == gripper
-            rest = {
-                "bench": "interventions", "task": world.task, "method": method,
-                "setting": f"gripper {gripper},actions={actions}{length}", "seeds": f"exchange {config.seed}", **facts,
-            }  # fmt: skip
+            outputs[name, length] = imagined, detector.imagined_success(imagined, name)
+        for ((method, length), (reached, success)), gripper in itertools.product(
+            outputs.items(), dict.fromkeys(grippers)
+        ):
+            chosen = grippers == gripper
+            rest = {"method": method, "setting": f"gripper {gripper},actions={actions}{length}", **facts}
             rows += _outcome_rows(success.numpy()[chosen], branches.succeeded[chosen], config.seed, rest)
             if method != "real frames":
                 rows.append(_token_row(reached[chosen], branches.reached[chosen], start[chosen], config.seed, rest))
     write_rows(config.out, rows)
     plot_bars(rows, config.out.with_suffix(".png"))
-    for gripper in dict.fromkeys(whose):
+    for gripper in dict.fromkeys(grippers):
         part = [row for row in rows if row.setting.startswith(f"gripper {gripper}")]
-        title = f"{(whose == gripper).sum()} moments at which the gripper {gripper}, {config.split} episodes: success "
-        shown = [replace(row, setting=row.setting.split("actions=")[1]) for row in part]
-        print_rows(shown, f"{title} after {config.chunks} chunks, by whose actions")
+        count = int((grippers == gripper).sum())
+        title = f"{count} moments at which the gripper {gripper}, {config.split} episodes: success"
+        by_actions = [replace(row, setting=row.setting.split("actions=")[1]) for row in part]
+        print_rows(by_actions, f"{title} after {config.chunks} chunks, by whose actions")
     return rows
 
 
@@ -145,13 +146,14 @@ def _replay_all(
     pairs = tqdm(zip(moments, others, strict=True), "replay", len(moments), disable=not config.progress, unit="moment")
     span = config.chunks * chunk_length
     with closing(RobosuiteEnv(task, obs="rgb", chunk_length=chunk_length)) as env:
-        found = [(moment, replay(env, dataset, moment, other, chunk_length, span)) for moment, other in pairs]
-    kept = [(moment, ended) for moment, ended in found if ended is not None]
-    if len(kept) < len(found):
-        print(f"left out: {len(found) - len(kept)} of {len(found)} moments; their replays differ from the recordings")
-    if not kept:
+        tried = [(moment, replay(env, dataset, moment, other, chunk_length, span)) for moment, other in pairs]
+    replayed = [(moment, ended) for moment, ended in tried if ended is not None]
+    left_out = len(tried) - len(replayed)
+    if left_out:
+        print(f"left out: {left_out} of {len(tried)} moments; their replays differ from the recordings")
+    if not replayed:
         raise ValueError(f"{config.data} was recorded by another MuJoCo or robosuite: no episode can be replayed")
-    return [moment for moment, _ in kept], [ended for _, ended in kept]
+    return [moment for moment, _ in replayed], [ended for _, ended in replayed]
 
 
 def _recorded(dataset: EpisodeDataset, moments: list[Moment], features: Tensor, shape: tuple[int, ...]) -> Branches:
@@ -167,22 +169,24 @@ def _recorded(dataset: EpisodeDataset, moments: list[Moment], features: Tensor, 
 
 
 @torch.inference_mode()
-def _seen(model: WorldModel, replays: list[Replay], shape: tuple[int, ...]) -> Branches:
-    """What the replays did."""
-    sensed = torch.from_numpy(np.stack([ended.proprioception for ended in replays])) if model.readings else None
+def _replayed(model: WorldModel, replays: list[Replay], shape: tuple[int, ...]) -> Branches:
+    """What the replays did; their last pictures ``(size, size, 3)`` and proprioception ``(R,)`` become states."""
+    proprioception = None
+    if model.proprioception_dim:
+        proprioception = torch.from_numpy(np.stack([ended.proprioception for ended in replays]))
     return Branches(
         torch.from_numpy(np.stack([ended.actions for ended in replays])).view(shape),
-        model.encode(torch.from_numpy(np.stack([ended.frame for ended in replays])), sensed).float(),
+        model.encode(torch.from_numpy(np.stack([ended.frame for ended in replays])), proprioception).float(),
         np.array([ended.success for ended in replays]),
     )
 
 
-def _outcome_rows(told: np.ndarray, happened: np.ndarray, seed: int, rest: dict[str, str]) -> Iterator[Row]:
-    """False and missed successes and balanced accuracy of verdicts ``(n,)`` bool, where there are such cases."""
+def _outcome_rows(predicted: np.ndarray, happened: np.ndarray, seed: int, rest: dict[str, str]) -> Iterator[Row]:
+    """False and missed successes and balanced accuracy of predictions ``(n,)`` bool, where there are such cases."""
     rates, samples = [], []
     for metric, among, wrong in (
-        ("false_success_rate", ~happened, told),
-        ("missed_success_rate", happened, ~told),
+        ("false_success_rate", ~happened, predicted),
+        ("missed_success_rate", happened, ~predicted),
     ):
         if among.any():
             hits = wrong[among]
@@ -193,7 +197,7 @@ def _outcome_rows(told: np.ndarray, happened: np.ndarray, seed: int, rest: dict[
     if len(rates) == 2:
         low, high = map(float, np.quantile(1 - np.mean(samples, axis=0), [0.025, 0.975]))
         yield Row(
-            metric="success_balanced_accuracy", value=1 - sum(rates) / 2, low=low, high=high, n=len(told),
+            metric="success_balanced_accuracy", value=1 - sum(rates) / 2, low=low, high=high, n=len(predicted),
             unit="fraction", **rest,
         )  # fmt: skip
 

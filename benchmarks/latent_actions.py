@@ -1,6 +1,6 @@
-"""`rla-gym bench latent-actions`: do latent actions tell what happened, also in interactions not fitted, and when?
+"""`rla-gym bench latent-actions`: what of an interaction can be read off its latent action, also of a kind not fitted?
 
-The three properties that arXiv 2605.07079 asks of a residual latent action, each as the R2 of a linear read-out.
+The three properties that arXiv 2605.07079 asks of a residual latent action, each as the R2 of a linear readout.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.evaluate import command_line, describe_hardware
-from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.results import Row, print_rows, provenance, write_rows
 from benchmarks.rollout_errors import QUANTITIES, simulator_states
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
-from world_models.world_model import RLAWorldModel, load_encoder, load_model, world_folder
+from world_models.io import load_encoder, load_model, world_folder
+from world_models.mixer.dynamics import ResidualFlowWorldModel
 
 KNOWN_KINDS = ("expert", "noisy")
-"""Kinds of episodes that the read-out is fitted on where the others are to be new to it."""
+"""Kinds of episodes that the readout is fitted on where the others are to be new to it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LatentActionsConfig:
     """Settings of the benchmark of latent actions.
 
     Attributes:
-        data: the dataset; read-outs are fitted on its training episodes and judged on the held-out ones.
+        data: the dataset; readouts are fitted on its training episodes and judged on the held-out ones.
         world: bundled name, folder or hub id.
         split: which episodes are held out.
         pairs: pairs of frames per episode.
@@ -50,10 +50,10 @@ class LatentActionsConfig:
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs of frames: what a read-out sees and what it should say.
+    """N pairs of frames: inputs and targets of a readout.
 
     Attributes:
-        inputs: by name of the read-out's input, ``(N, D)``.
+        inputs: by name of the readout's input, ``(N, D)``.
         targets: ``(N, 8)``: motion of cube, end-effector and gripper (metres) and the frames between the two.
         kinds: kind of the episode of each pair.
     """
@@ -70,11 +70,11 @@ def run(config: LatentActionsConfig) -> list[Row]:
     """Measure, print, write JSON; returns the rows.
 
     Raises:
-        ValueError: the data lack simulator columns.
+        ValueError: the data lack simulator columns, or the world has no residual flow.
     """
     folder = world_folder(config.world)
-    model = load_model(folder)
-    assert isinstance(model, RLAWorldModel)
+    model = load_model(folder, "residual_flow")
+    assert isinstance(model, ResidualFlowWorldModel)
     dataset = EpisodeDataset(config.data)
     states = simulator_states(dataset)
     cache = config.cache or config.data / "cache"
@@ -83,12 +83,12 @@ def run(config: LatentActionsConfig) -> list[Row]:
     fitted, judged = (
         _pairs(model, dataset, split, features, states, config.pairs, rng) for split in ("train", config.split)
     )
-    known, foreign = np.isin(fitted.kinds, KNOWN_KINDS), ~np.isin(judged.kinds, KNOWN_KINDS)
+    known, unknown = np.isin(fitted.kinds, KNOWN_KINDS), ~np.isin(judged.kinds, KNOWN_KINDS)
     settings = {
-        "held-out episodes": (np.ones(len(known), bool), np.ones(len(foreign), bool)),
-        f"kinds beyond {' and '.join(KNOWN_KINDS)}": (known, foreign),
+        "held-out episodes": (np.ones(len(known), bool), np.ones(len(unknown), bool)),
+        f"kinds beyond {' and '.join(KNOWN_KINDS)}": (known, unknown),
     }
-    rows = []
+    rows, facts = [], provenance()
     for setting, (chosen, among) in settings.items():
         if not chosen.any() or not among.any():
             continue
@@ -97,19 +97,19 @@ def run(config: LatentActionsConfig) -> list[Row]:
             scores = _r2(readout(judged.inputs[name][among]), judged.targets[among])
             rows += [
                 Row("latent_actions", model.config.task, name, metric, setting, float(scores[part].mean()), None, None,
-                    int(among.sum()), f"pairs {config.seed}", "1", describe_hardware(), today(), command_line())
+                    int(among.sum()), f"pairs {config.seed}", "1", **facts)
                 for metric, part in TARGETS.items()
             ]  # fmt: skip
     write_rows(config.out, rows)
-    print_rows(rows, f"linear read-outs, {config.split} episodes")
+    print_rows(rows, f"linear readouts, {config.split} episodes")
     return rows
 
 
 def _pairs(
-    model: RLAWorldModel, dataset: EpisodeDataset, split: str, features: Tensor, states: Tensor, count: int,
+    model: ResidualFlowWorldModel, dataset: EpisodeDataset, split: str, features: Tensor, states: Tensor, count: int,
     rng: np.random.Generator,
 ) -> Pairs:  # fmt: skip
-    offsets, horizon = episode_offsets(dataset.lengths), model.rla.config.horizon
+    offsets, horizon = episode_offsets(dataset.lengths), model.config.dynamics["residual_flow"].horizon
     first, later, kinds = [], [], []
     for index in dataset.split(split):
         length = int(dataset.lengths[index])
@@ -120,9 +120,11 @@ def _pairs(
         kinds += [dataset.kinds[index]] * count
     one, other = torch.from_numpy(np.concatenate(first)), torch.from_numpy(np.concatenate(later))
     batches = zip(one.split(1024), other.split(1024), strict=True)
-    latent = torch.cat([model.rla.encode(features[a].float(), features[b].float()).flatten(1) for a, b in batches])
-    # As many numbers of the first state alone: what could be guessed without seeing what happened.
-    begin = torch.cat([features[a].float().flatten(1) @ model.rla.components for a in one.split(1024)])
+    latent = torch.cat(
+        [model.latent_projection.encode(features[a].float(), features[b].float()).flatten(1) for a, b in batches]
+    )
+    # As many numbers of the first state alone: what can be guessed without the second.
+    begin = torch.cat([features[a].float().flatten(1) @ model.latent_projection.components for a in one.split(1024)])
     targets = torch.cat([states[other] - states[one], (other - one)[:, None].float()], dim=1)
     return Pairs({"latent action": latent, "first state": begin}, targets, np.array(kinds))
 

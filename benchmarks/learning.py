@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 import rla_gym  # noqa: F401  registers the environments
-from agents.evaluate import command_line, describe_hardware
 from agents.statistics import mean_over_seeds
-from benchmarks.results import Row, read_rows, today, write_rows
+from benchmarks.results import Row, provenance, read_rows, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from rla_gym.tasks import TASKS
+from world_models.provenance import command_line
 
 EVALUATION_SEED = REPORT_SEEDS.start
 """Dream seed of the evaluation episodes; training seeds are small numbers, so no client has trained on these."""
@@ -71,7 +71,7 @@ def evaluate(
         policy: observations (N, ...) -> actions (N, K*A); its deterministic ones, so that what is compared
             is what was learned and not how much exploration is left.
         env_id: a registered environment.
-        episodes: N, dreamed side by side.
+        episodes: N, side by side.
         arguments: of the environment.
     """
     envs = gym.make_vec(env_id, num_envs=episodes, autoreset_mode=gym.vector.AutoresetMode.DISABLED, **arguments)
@@ -95,7 +95,7 @@ def train_seeds(train: Callable[[Any, int], tuple[np.ndarray, np.ndarray]], args
 
 
 def report(client: str, version: str, train: Callable[[Any, int], tuple[np.ndarray, np.ndarray]], args: Any) -> None:
-    """Train with every seed of ``args``, print what came out and, where ``args.out`` says so, keep the rows.
+    """Train with every seed of ``args``, print the returns and, where ``args.out`` is given, keep the rows.
 
     Args:
         client: name in the rows and the table.
@@ -132,12 +132,13 @@ def keep_rows(path: Path, rows: list[Row]) -> None:
 def _rows(client: str, version: str, learning: Learning, args: ClientArgs) -> list[Row]:
     task = next((name for name in TASKS if f"-{name}-" in args.env_id), args.env_id)
     length = "" if args.chunk_length is None else f",chunk_length={args.chunk_length}"
-    setting = f"version={version},decisions={args.total_timesteps},dynamics={args.dynamics}{length}"
+    setting = f"version={version},env_steps={args.total_timesteps},dynamics={args.dynamics}{length}"
     values = {
         "return_before": mean_over_seeds(learning.before.mean(axis=1)),
         "return_after": mean_over_seeds(learning.after.mean(axis=1)),
         "return_gain": learning.gain,
     }
+    facts = provenance() | {"command": f"python {_started_as()}{command_line().removeprefix(Path(sys.argv[0]).name)}"}
     return [
         Row(
             bench="clients",
@@ -151,9 +152,7 @@ def _rows(client: str, version: str, learning: Learning, args: ClientArgs) -> li
             n=learning.before.size,
             seeds=f"training {' '.join(map(str, args.seeds))}; evaluation {EVALUATION_SEED}",
             unit="return",
-            hardware=describe_hardware(),
-            date=today(),
-            command=f"python {_started_as()}{command_line().removeprefix(Path(sys.argv[0]).name)}",
+            **facts,
         )
         for metric, (value, low, high) in values.items()
     ]

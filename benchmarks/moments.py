@@ -1,4 +1,4 @@
-"""Moments at which a gripper decides something, and replays of an episode that go on with another one's actions."""
+"""Moments at which a gripper closes or opens, and replays of an episode that go on with another one's actions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rla_gym.ground_truth.env import RobosuiteEnv
 from world_models.data.episodes import EpisodeDataset
 
 NEAR_METRES = 0.06
-"""A gripper that opens or closes farther than this from the cube decides nothing."""
+"""A gripper that opens or closes farther than this from the cube neither takes nor drops it."""
 _FRAMES_BEFORE = 2
 """A dream begins this many frames before the gripper's command changes."""
 _DRIFT_METRES = 0.001
@@ -39,7 +39,7 @@ class Replay:
     Attributes:
         actions: ``(T, A)`` float32 from the moment on.
         frame: the last picture ``(size, size, 3)`` uint8.
-        proprioception: what the robot senses then ``(8,)`` float32.
+        proprioception: proprioceptive values then and their change ``(R,)`` float32.
         success: whether the task is achieved then.
     """
 
@@ -131,7 +131,7 @@ def replay(
 
 
 def _reset_as_recorded(env: RobosuiteEnv, seed: int | None, first: np.ndarray) -> bool:
-    """Reset to the recorded first state ``(D,)``: the dataset says the seed, and one of the task's placements fits."""
+    """Reset to the recorded first state ``(D,)``: the dataset has the seed, and one of the task's placements fits."""
     for placement in env.task.placements:
         env.reset(seed=seed, options={"placement": placement})
         if np.allclose(env.simulator_state()["state"], first, atol=1e-4):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else a machine without a GPU is told so as an error
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else a machine without a GPU logs an error
 
 from torch.profiler import ProfilerActivity, profile
 

@@ -1,4 +1,4 @@
-"""A policy judged twice, by the simulator and by the dream: what transfer and ranking compare."""
+"""Success of a policy in the simulator and in the dream, from the same initial states: for transfer and ranking."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.evaluate import EvaluateConfig, evaluate
-from agents.policy import load_policy
+from agents.policies.io import load_policy
 from rla_gym.tasks import dream_id, episode_chunks, simulator_id
-from world_models.checkpoint import save_json
-from world_models.world_model import world_folder
+from world_models.files import save_json
+from world_models.io import world_folder
 
-OF_A_WORLD = ("config.json", "model.safetensors", "starts.safetensors", "success.safetensors", "success.json")
+OF_A_WORLD = ("config.json", "model.safetensors", "demonstrations.safetensors", "success.safetensors", "success.json")
 """Files of a world that policies and dreams depend on."""
 
 
 class Outcomes(NamedTuple):
-    """Of each episode ``(N,)``: success bool in the simulator and dreamed on from its first picture, and how long the
-    simulator's took, int64 control steps; and the task."""
+    """Of each episode ``(N,)``: success bool in the simulator, success bool in the dream that goes on from its first
+    picture, and the simulator's int64 control steps; and the task."""
 
     real: np.ndarray
     dream: np.ndarray
@@ -30,19 +30,19 @@ class Outcomes(NamedTuple):
     task: str
 
 
-def real_and_dreamed(config: EvaluateConfig) -> Outcomes:
+def real_and_imagined(config: EvaluateConfig) -> Outcomes:
     """Evaluate a policy as ``config`` says in the simulator, and in the dream from the very same initial states.
 
-    What came out of either is kept in the policy's folder, and read from there when the same policy, in the same world,
-    is asked for the same episodes again.
+    Both outcomes are kept in the policy's folder, and read from there when the same policy, in the same world, is asked
+    for the same episodes again.
     """
     facts = load_policy(config.policy).facts
     world, task = config.world or str(facts.get("world", "lift")), str(facts.get("task", "Lift"))
     config = replace(config, env=config.env or simulator_id(task), max_chunks=config.max_chunks or episode_chunks(task))
     real = _evaluated(config, world, ())
-    dreams = replace(config, env=dream_id(task), starts="simulator")
-    dreamed = _evaluated(dreams, world, ("dynamics", "prediction_length"))
-    return Outcomes(np.array(real["success"]), np.array(dreamed["success"]), np.array(real["control_steps"]), task)
+    dreams = replace(config, env=dream_id(task), initial_states="simulator")
+    imagined = _evaluated(dreams, world, ("dynamics", "prediction_length"))
+    return Outcomes(np.array(real["success"]), np.array(imagined["success"]), np.array(real["control_steps"]), task)
 
 
 def _evaluated(config: EvaluateConfig, world: str, of_dreams: tuple[str, ...]) -> dict[str, list]:
@@ -54,8 +54,8 @@ def _evaluated(config: EvaluateConfig, world: str, of_dreams: tuple[str, ...]) -
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     path = config.policy / "evaluation" / f"outcomes-{name}.json"
     if not path.is_file():
-        found = evaluate(config)
-        episodes = {"success": found.successes.tolist(), "control_steps": found.control_steps.tolist()}
+        outcomes = evaluate(config)
+        episodes = {"success": outcomes.successes.tolist(), "control_steps": outcomes.control_steps.tolist()}
         save_json(path, {"of": key, **episodes})
     return json.loads(path.read_text())
 
@@ -67,7 +67,7 @@ def world_digest(world: str) -> str:
 
 def digest(files: list[Path]) -> str:
     """Hex digest of the contents of files."""
-    found = hashlib.sha256()
+    contents = hashlib.sha256()
     for path in files:
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+        contents.update(path.read_bytes())
+    return contents.hexdigest()[:16]

@@ -10,12 +10,13 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
 
 from benchmarks.results import Row
 
 RATES = ("success_rate", "dream_success_rate")
-COLOURS = {"flow": "#0b6e99", "regression": "#d9730d", "persistence": "#9b9a97"}
+COLOURS = {"residual_flow": "#0b6e99", "regression": "#d9730d", "persistence": "#9b9a97"}
 
 
 def plot_horizon(rows: list[Row], path: Path) -> None:
@@ -62,18 +63,26 @@ def save_film_strip(real: list[np.ndarray], dream: list[np.ndarray], titles: lis
 
 
 def plot_accuracy_against_compute(rows: list[Row], path: Path) -> None:
-    """Validation error of the flow over 1 and 6 chunks against its training arithmetic, a dot per world."""
+    """Validation error of each world's dynamics over 1 and 6 chunks against their training arithmetic, a dot per world.
+
+    Of several dynamics in a world the residual flow counts.
+    """
     value = {(row.method, row.setting, row.metric): row.value for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
     metrics = [metric for metric in dict.fromkeys(row.metric for row in rows) if metric.startswith("token_l1")]
     figure, axes = plt.subplots(1, len(metrics), figsize=(5.5 * len(metrics), 4), squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
+        spent = []
         for method in methods:
-            if (method, "flow", metric) not in value:
+            dynamics = [name for name in ("residual_flow", "regression") if (method, name, metric) in value]
+            if not dynamics:
                 continue
-            spent = value[method, "flow", "training_petaflop"]
-            axis.plot(spent, value[method, "flow", metric], "o", label=method)
-        axis.set(xscale="log", xlabel="training of the flow, 1e15 FLOP", ylabel=metric.replace("_", " "))
+            spent.append(value[method, dynamics[0], "training_petaflop"])
+            axis.plot(spent[-1], value[method, dynamics[0], metric], "o", label=textwrap.fill(method, 44))
+        ticks = np.unique(np.geomspace(min(spent), max(spent), 4)) if spent else []
+        axis.set(xscale="log", xlabel="training of the dynamics, 1e15 FLOP", ylabel=metric.replace("_", " "))
+        axis.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, -1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
@@ -120,9 +129,9 @@ def plot_bars(rows: list[Row], path: Path) -> None:
     size = (2.4 * len(metrics) + 2.5, 0.45 * len(methods) + 1.4)
     figure, (axes,) = plt.subplots(1, len(metrics), figsize=size, constrained_layout=True, squeeze=False, sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
-        shown = [each for each in settings if any((row.metric, row.setting) == (metric, each) for row in rows)]
-        height = 0.8 / len(shown)
-        for offset, setting in enumerate(shown):
+        measured = [each for each in settings if any((row.metric, row.setting) == (metric, each) for row in rows)]
+        height = 0.8 / len(measured)
+        for offset, setting in enumerate(measured):
             chosen = {row.method: row for row in rows if row.metric == metric and row.setting == setting}
             places = [methods.index(name) + height * (offset + 0.5) for name in chosen]
             values = np.array([row.value for row in chosen.values()])
@@ -133,7 +142,7 @@ def plot_bars(rows: list[Row], path: Path) -> None:
             axis.barh(places, values, 0.95 * height, xerr=interval, color=colour, error_kw={"linewidth": 1})
         axis.set_title(metric.replace("_", " "), fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    labels = [textwrap.fill(name.replace("_", " "), 34) for name in methods]
+    labels = [_label(name) for name in methods]
     axes[0].set_yticks(np.arange(len(methods)) + 0.4, labels, fontsize=8)
     axes[0].invert_yaxis()
     handles = [plt.Rectangle((0, 0), 1, 1, color=f"C{place}") for place in range(len(settings))]
@@ -141,8 +150,13 @@ def plot_bars(rows: list[Row], path: Path) -> None:
     _save(figure, path)
 
 
+def _label(method: str) -> str:
+    """A method's name in words, one line or more for each of its parts."""
+    return "\n".join(textwrap.fill(part, 42) for part in method.replace("_", " ").replace(", ", ",\n").split("\n"))
+
+
 def plot_speed(rows: list[Row], path: Path) -> None:
-    """Control steps per second: a bar per contender, and how the flow's grow; all axes but the bars' logarithmic."""
+    """Control steps per second: a bar per contender, and curves over the size of what the residual flow predicts."""
     speeds = [row for row in rows if row.metric == "control_steps_per_second"]
     contenders = [row for row in speeds if not row.setting.startswith("growth")]
     contenders.sort(key=lambda row: row.value)
@@ -160,17 +174,18 @@ def plot_speed(rows: list[Row], path: Path) -> None:
     axis.set_xlim(0.5 * contenders[0].value, 4 * contenders[-1].value)
     reached = [speed for points in grown.values() for speed in points.values()]
     for axis_of, (name, points) in zip(growths, grown.items(), strict=True):
-        axis_of.plot(list(points), list(points.values()), "o-", color=COLOURS["flow"])
+        axis_of.plot(list(points), list(points.values()), "o-", color=COLOURS["residual_flow"])
         axis_of.set(xscale="log", yscale="log", xlabel=name.replace("_", " ").replace("envs", "dreams side by side"))
         axis_of.set_xticks(list(points), [str(value) for value in points], fontsize=8)
         axis_of.minorticks_off()
         for place, speed in points.items():
             axis_of.annotate(
-                f"{speed:,.0f}", (place, speed), (0, 6), textcoords="offset points", ha="center", fontsize=7
-            )
+                f"{speed:,.0f}", (place, speed), (0, 6), textcoords="offset points", ha="center", fontsize=7,
+                path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
+            )  # fmt: skip
         axis_of.margins(x=0.12)
         axis_of.set_ylim(0.7 * min(reached), 1.4 * max(reached))
-    growths[0].set_title("flow, one solver step, float32: control steps per second", fontsize=8, loc="left")
+    growths[0].set_title("residual flow, one solver step, float32: control steps per second", fontsize=8, loc="left")
     figure.suptitle(speeds[0].hardware, fontsize=9)
     for each in (axis, *growths):
         each.spines[["top", "right"]].set_visible(False)
@@ -233,11 +248,12 @@ def plot_ranking(rows: list[Row], path: Path) -> None:
         real = rates[RATES[0]][name]
         dream = rates[RATES[1]][name]
         errors = [[[row.value - (row.low or 0)], [(row.high or 1) - row.value]] for row in (real, dream)]
-        style: dict[str, Any] = {"fmt": "o", "markersize": 4, "linewidth": 0.8, "color": COLOURS["flow"]}
+        style: dict[str, Any] = {"fmt": "o", "markersize": 4, "linewidth": 0.8, "color": COLOURS["residual_flow"]}
         axis.errorbar(real.value, dream.value, xerr=errors[0], yerr=errors[1], **style)
         axis.annotate(str(number), (real.value, dream.value), fontsize=7, xytext=(4, 4), textcoords="offset points")
-    told = ", ".join(f"{row.metric} {row.value:.2f}" for row in rows if row.metric in ("pearson", "spearman", "mmrv"))
-    axis.set(title=told, xlabel="success in the simulator", ylabel="success in the dream", xlim=(0, 1), ylim=(0, 1))
+    statistics = [row for row in rows if row.metric in ("pearson", "spearman", "mmrv")]
+    title = ", ".join(f"{row.metric} {row.value:.2f}" for row in statistics)
+    axis.set(title=title, xlabel="success in the simulator", ylabel="success in the dream", xlim=(0, 1), ylim=(0, 1))
     listed = "\n".join(f"{number}  {name}" for number, name in enumerate(names, start=1))
     axis.text(
         1.05,

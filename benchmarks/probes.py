@@ -7,12 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import trange
+
+from world_models.layers.attention_pool import AttentionPool
+from world_models.training.fit import fit
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Size and schedule of the probe."""
+    """Size and schedule of the probe.
+
+    Attributes:
+        width: channels of a token inside the probe.
+        queries: learned queries Q.
+        iterations: gradient steps.
+        batch_size: frames in a step.
+        learning_rate: peak of a one-cycle schedule (AdamW).
+        seed: of the initial weights and the batches.
+    """
 
     width: int = 96
     queries: int = 8
@@ -40,8 +51,8 @@ class AttentiveProbe(nn.Module):
         self.token_in = nn.Linear(channels, width)
         self.positions = nn.Parameter(torch.randn(num_tokens, width))
         self.local = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        # As large as the keys: near-uniform attention would take hundreds of steps to find a place.
-        self.queries = nn.Parameter(torch.randn(config.queries, width) * 2)
+        # Several queries over one head: where an object is, is where the attention lies.
+        self.pool = AttentionPool(config.queries, width, spread=2.0)
         self.key_value = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width))
         self.read = nn.Sequential(
             nn.LayerNorm(config.queries * width), nn.Linear(config.queries * width, 256), nn.GELU(),
@@ -54,10 +65,8 @@ class AttentiveProbe(nn.Module):
         """Features ``(B, L, C)`` to quantities ``(B, D)`` in their own unit."""
         tokens = self.token_in(features) + self.positions
         tokens = tokens + self.local(tokens)
-        keys, values = self.key_value(tokens).unsqueeze(1).chunk(2, dim=-1)
-        # Several heads' worth of queries over one head: where an object is, is where the attention lies.
-        pooled = F.scaled_dot_product_attention(self.queries.expand(len(tokens), 1, -1, -1), keys, values)
-        return self.read(pooled.flatten(1)) * self.std + self.mean
+        keys, values = self.key_value(tokens).chunk(2, dim=-1)
+        return self.read(self.pool(keys, values).flatten(1)) * self.std + self.mean
 
 
 def fit_probe(features: Tensor, targets: Tensor, config: ProbeConfig) -> AttentiveProbe:
@@ -74,12 +83,11 @@ def fit_probe(features: Tensor, targets: Tensor, config: ProbeConfig) -> Attenti
     probe = AttentiveProbe(features.shape[1], features.shape[2], mean, std, config)
     optimiser = torch.optim.AdamW(probe.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, config.iterations)
-    for _ in trange(config.iterations, desc="probe", unit="it"):
+
+    def loss() -> Tensor:
         rows = torch.randint(len(features), (config.batch_size,), generator=generator)
-        batch = features[rows].float()
-        loss = F.smooth_l1_loss((probe(batch) - mean) / std, (targets[rows] - mean) / std, beta=0.1)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        read = probe(features[rows].float())
+        return F.smooth_l1_loss((read - mean) / std, (targets[rows] - mean) / std, beta=0.1)
+
+    fit(optimiser, schedule, loss, config.iterations, title="probe")
     return probe.eval().requires_grad_(False)

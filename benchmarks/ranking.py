@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from agents.evaluate import EvaluateConfig, command_line, describe_hardware
+from agents.evaluate import EvaluateConfig
 from agents.statistics import wilson_interval
-from benchmarks.outcomes import real_and_dreamed
+from benchmarks.outcomes import real_and_imagined
 from benchmarks.plots import plot_ranking
-from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.results import Row, print_rows, provenance, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
-from world_models.processes import choose_device
+from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.devices import choose_device
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class RankingConfig:
     Attributes:
         policies: policy folders, at least three; of different quality, else there is nothing to rank.
         world: bundled name, folder or hub id whose dream ranks; None takes each policy's own.
-        dynamics: "flow" or "regression".
+        dynamics: which of the world's dynamics rank.
         prediction_length: actions after which the dream predicts a state; None for the world's own.
         episodes: of each policy, in the simulator (on the report seeds) and in the dream.
         placement: where the simulator puts the object: ``standard`` or ``wide``.
-        env: the ground truth; None for the simulator of each policy's task.
+        env: the simulator; None for that of each policy's task.
         device: for policies and dream.
         resamples: of the bootstrap over episodes.
         out: JSON of the result rows; the picture lies beside it.
@@ -38,7 +38,7 @@ class RankingConfig:
 
     policies: tuple[Path, ...]
     world: str | None = None
-    dynamics: Literal["flow", "regression"] = "flow"
+    dynamics: DynamicsName = DEFAULT_DYNAMICS
     prediction_length: int | None = None
     episodes: int = 100
     placement: str = "standard"
@@ -63,7 +63,7 @@ def run(config: RankingConfig) -> list[Row]:
         raise ValueError(f"two policies are called {twice!r}, as rows name them by their folders: rename one")
     real, dream, task = [], [], ""
     for policy in config.policies:
-        outcomes = real_and_dreamed(
+        outcomes = real_and_imagined(
             EvaluateConfig(
                 policy,
                 config.env,
@@ -111,7 +111,7 @@ def compare(real: np.ndarray, dream: np.ndarray) -> dict[str, float]:
 
 def _rows(config: RankingConfig, task: str, real: np.ndarray, dream: np.ndarray) -> list[Row]:
     """Rows of outcomes (P, N) in the simulator and in the dream."""
-    facts = (describe_hardware(choose_device(config.device)), today(), command_line())
+    facts = provenance(choose_device(config.device))
     setting = f"placement={config.placement},policies={len(real)}"
     setting += f",prediction_length={config.prediction_length}" if config.prediction_length else ""
     report = f"report {REPORT_SEEDS.start}-{REPORT_SEEDS.start + config.episodes - 1}"
@@ -124,13 +124,13 @@ def _rows(config: RankingConfig, task: str, real: np.ndarray, dream: np.ndarray)
         low, high = np.quantile([sample[metric] for sample in resampled], [0.025, 0.975])
         rows.append(
             Row("ranking", task, config.dynamics, metric, setting, value, float(low), float(high), real.size, report,
-                "1", *facts)
+                "1", **facts)
         )  # fmt: skip
-    for policy, outcomes, dreamed in zip(config.policies, real, dream, strict=True):
-        for metric, table in (("success_rate", outcomes), ("dream_success_rate", dreamed)):
-            interval = wilson_interval(int(table.sum()), table.size)
+    for policy, in_simulator, in_dream in zip(config.policies, real, dream, strict=True):
+        for metric, table in (("success_rate", in_simulator), ("dream_success_rate", in_dream)):
+            low, high = wilson_interval(int(table.sum()), table.size)
             rows.append(
-                Row("ranking", task, policy.name, metric, setting, float(table.mean()), *interval, table.size, report,
-                    "fraction", *facts)
+                Row("ranking", task, policy.name, metric, setting, float(table.mean()), low, high, table.size, report,
+                    "fraction", **facts)
             )  # fmt: skip
     return rows

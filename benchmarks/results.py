@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from agents.statistics import mean_over_seeds
-from world_models.checkpoint import save_json
+from world_models.files import save_json
+from world_models.provenance import command_line, describe_hardware, today
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Row:
     command: str
 
 
-def today() -> str:
-    """ISO date."""
-    return datetime.date.today().isoformat()
+def provenance(device: str | torch.device = "cpu") -> dict[str, str]:
+    """The attributes ``hardware``, ``date`` and ``command`` of the rows that this run measures on a device."""
+    return {"hardware": describe_hardware(device), "date": today(), "command": command_line()}
 
 
 def row_of(values: np.ndarray, **rest: Any) -> Row:
@@ -85,7 +86,7 @@ def print_rows(rows: list[Row], title: str) -> None:
     for metric, method in dict.fromkeys((row.metric, row.method) for row in rows):
         cells = {row.setting: _cell(row, roomy) for row in rows if (row.metric, row.method) == (metric, method)}
         table.add_row(metric, method, *(cells.get(setting, "") for setting in settings))
-    Console(width=max(120, Console().width)).print(table)
+    Console(width=max(150, Console().width)).print(table)
 
 
 def print_methods(rows: list[Row], title: str) -> None:

@@ -1,4 +1,4 @@
-"""`rla-gym bench reward-alignment`: does a reward rise with true progress, and does it prefer successes to failures?"""
+"""`rla-gym bench reward-alignment`: does a reward rise with true progress, and is it higher for successes?"""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from agents.evaluate import command_line, describe_hardware
 from benchmarks.episode_alignment import frame_distances, transport_score, warping_score
 from benchmarks.held_out import HeldOut, Views
 from benchmarks.plots import plot_bars
-from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.results import Row, print_rows, provenance, write_rows
 from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, auroc
 from rewards import SuccessDetector, make_reward
 from rewards.video_aligned import REWARDS
-from rla_gym.starts import nearest_demonstration
+from rla_gym.initial_states import nearest_demonstration
 from rla_gym.tasks import episode_chunks
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
+from world_models.io import dynamics_in, load_model, read_config, world_folder
 from world_models.open_loop import open_loop
-from world_models.world_model import dynamics_in, load_model, read_config, world_folder
 
 CLOSE_FAILURES = ("near_miss", "grasp", "hasty_grasp")
-"""Kinds of episodes whose failures are grasps that nearly held: what a policy under training is tempted by."""
+"""Kinds of episodes whose failures are grasps that nearly held: those that a policy under training tries."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class RewardAlignmentConfig:
         data: the dataset whose held-out episodes are scored.
         world: bundled name, folder or hub id.
         split: which episodes: train, validation, report (for numbers that are published) or, of a dataset that the
-            world never saw, all.
+            world was not trained on, all.
         chunks: action chunks of an episode; None for as many as the task's have.
         success_bonus: as in the environment.
         resamples: of the bootstrap over episodes.
@@ -70,35 +69,35 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
     held_out = Views(dataset, config.split, cache, chunks=chunks).of(folder).held_out
     solved = held_out.succeeded.any(axis=1)
     if solved.all() or not solved.any():
-        raise ValueError(f"every {config.split} episode has the same outcome; rewards cannot be told apart by them")
+        raise ValueError(f"every {config.split} episode has the same outcome; they cannot tell rewards apart")
 
     detector = SuccessDetector.load(folder)
-    shown = {"real frames": (held_out.real, detector.threshold)}
+    scored = {"real frames": (held_out.real, detector.threshold)}
     for dynamics in dynamics_in(folder):
         imagined = open_loop(load_model(folder, dynamics), held_out.start, held_out.actions).features
-        shown[f"dreamed, {dynamics}"] = imagined, detector.dream_threshold(dynamics)
-    demonstrations = Demonstrations.load(folder / "starts.safetensors")
+        scored[f"imagined, {dynamics}"] = imagined, detector.imagined_threshold(dynamics)
+    demonstrations = Demonstrations.load(folder)
     followed = nearest_demonstration(demonstrations, held_out.start)
     rewards = {name: make_reward(name, demonstrations, detector) for name in REWARDS}
 
     rows: list[Row] = []
-    facts = (describe_hardware(), today(), command_line())
-    for setting, (seen, threshold) in shown.items():
-        probability = torch.stack([detector.probability(part) for part in seen.unbind(1)], dim=1)
+    facts = provenance()
+    for setting, (states, threshold) in scored.items():
+        probability = torch.stack([detector.probability(part) for part in states.unbind(1)], dim=1)
         scores: dict[str, tuple[Tensor | None, Tensor]] = {}
         for name, reward in rewards.items():
             times = [torch.full_like(followed, chunk * world.chunk_length) for chunk in range(1, chunks + 1)]
-            paid = [reward(part, followed, time) for part, time in zip(seen.unbind(1), times, strict=True)]
-            steps = torch.stack(paid, dim=1)
-            scores[name] = steps, episode_returns(steps, probability >= threshold, config.success_bonus)
-        whole = frame_distances(torch.cat([held_out.start[:, None], seen], dim=1), demonstrations, world.chunk_length)
+            each = [reward(part, followed, time) for part, time in zip(states.unbind(1), times, strict=True)]
+            alignment = torch.stack(each, dim=1)
+            scores[name] = alignment, episode_returns(alignment, probability >= threshold, config.success_bonus)
+        whole = frame_distances(torch.cat([held_out.start[:, None], states], dim=1), demonstrations, world.chunk_length)
         scores["time_warping"], scores["transport"] = (None, warping_score(*whole)), (None, transport_score(*whole))
-        for name, (alignment, returns) in scores.items():
-            paid_each = None if alignment is None else alignment.numpy()
-            for metric, value, low, high in _measure(paid_each, returns.numpy(), held_out, config.resamples):
+        for name, (of_chunks, returns) in scores.items():
+            rewarded = None if of_chunks is None else of_chunks.numpy()
+            for metric, value, low, high in _measure(rewarded, returns.numpy(), held_out, config.resamples):
                 rows.append(
                     Row("reward_alignment", world.task, name, metric, setting, value, low, high, len(solved),
-                        config.split, "1", *facts)
+                        config.split, "1", **facts)
                 )  # fmt: skip
     write_rows(config.out, rows)
     plot_bars(rows, config.out.with_suffix(".png"))
@@ -107,19 +106,19 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
 
 
 def episode_returns(alignment: Tensor, success: Tensor, bonus: float) -> Tensor:
-    """Undiscounted returns (E,) of episodes that end at their first success, which pays the bonus.
+    """Undiscounted returns (E,) of episodes that end at their first success, which adds the bonus.
 
     Args:
         alignment: reward after each chunk (E, M).
-        success: whether the environment sees success after each chunk (E, M) bool.
-        bonus: paid at the first of them.
+        success: whether the environment detects success after each chunk (E, M) bool.
+        bonus: added at the first of them.
     """
     before = success.cumsum(dim=1) - success.long()
     return ((alignment + bonus * success) * (before == 0)).sum(dim=1)
 
 
 def true_progress(truth: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """How far a lift really is, (E, M): nearness of hand and object, then height, each from 0 to 1.
+    """How far a lift really is, (E, M): closeness of hand and object, then height, each from 0 to 1.
 
     Args:
         truth: simulator states (E, M, 7).
@@ -137,7 +136,7 @@ def _measure(
 
     Args:
         alignment: after each chunk (E, M); None where whole episodes alone are scored.
-        returns: of the episodes (E,), as the environment pays them: with the bonus, and ended by success.
+        returns: of the episodes (E,), as the environment gives them: with the bonus, and ended by success.
         held_out: what really happened.
         resamples: of the bootstrap.
     """
@@ -148,15 +147,15 @@ def _measure(
     generator = np.random.default_rng(0)
 
     def all_of(pick: np.ndarray) -> dict[str, float]:
-        paid, achieved = returns[pick], solved[pick]
-        told = {"success_auroc": auroc(paid, achieved)}
-        tempting = achieved | close[pick]
-        told["close_failure_preferred_rate"] = 1 - auroc(paid[tempting], achieved[tempting])
+        gained, achieved = returns[pick], solved[pick]
+        values = {"success_auroc": auroc(gained, achieved)}
+        hard = achieved | close[pick]
+        values["close_failure_preferred_rate"] = 1 - auroc(gained[hard], achieved[hard])
         steps = None if alignment is None else alignment[pick]
         if steps is not None and np.ptp(steps) > 0:
-            told["progress_spearman"] = float(stats.spearmanr(steps.ravel(), progress[pick].ravel()).statistic)
-            told["alignment_auroc"] = auroc(steps.sum(axis=1), achieved)
-        return told
+            values["progress_spearman"] = float(stats.spearmanr(steps.ravel(), progress[pick].ravel()).statistic)
+            values["alignment_auroc"] = auroc(steps.sum(axis=1), achieved)
+        return values
 
     count = len(solved)
     samples = [all_of(generator.integers(count, size=count)) for _ in range(resamples)]

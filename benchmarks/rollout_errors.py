@@ -27,7 +27,7 @@ class RolloutErrors:
         still: error, and persistence's, over the quarter of the tokens that moved least, two of ``(E, M)``.
         centimetres: of each quantity, distance ``(E, M)`` between what a probe reads and the simulator's truth.
         spread_ratio: spread over episodes of imagined states over that of real ones ``(M,)``.
-        lifted: whether the probe sees the cube lifted after each chunk ``(E, M)`` bool.
+        lifted: whether the probe reads a lifted cube after each chunk ``(E, M)`` bool.
         uncertainty: the model's own expectation of ``token`` ``(E, M)``, where it has one.
     """
 
@@ -48,7 +48,7 @@ def rollout_errors(
     probe: AttentiveProbe,
     uncertainty: Tensor | None = None,
 ) -> RolloutErrors:
-    """Compare a roll-out with what happened.
+    """Compare a rollout with what happened.
 
     Args:
         imagined, real: states ``(E, M, L, C)`` after each chunk.

@@ -1,4 +1,4 @@
-"""Many random steps: does memory stay flat, and every number finite? ``python -m benchmarks.soak --steps 1000000``."""
+"""Many random env steps: is memory flat and every number finite? ``python -m benchmarks.soak --env-steps 1000000``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SoakConfig:
 
     world: str = "lift"
     """Bundled world's name or a world folder."""
-    steps: int = 100_000
+    env_steps: int = 100_000
     """Environment steps, counted over all slots."""
     num_envs: int = 64
     """Slots."""
@@ -28,16 +28,16 @@ class SoakConfig:
 
 @dataclass(frozen=True)
 class SoakResult:
-    """What `soak` saw.
+    """What `soak` measured.
 
     Attributes:
-        steps: environment steps taken, at least those asked for.
+        env_steps: environment steps taken, at least those asked for.
         episodes: how many ended.
         growth: MiB that the process's resident memory grew by over the last three quarters of the steps.
         finite: whether every observation and reward was.
     """
 
-    steps: int
+    env_steps: int
     episodes: int
     growth: float
     finite: bool
@@ -51,7 +51,7 @@ def soak(config: SoakConfig) -> SoakResult:
     """
     envs = gym.make_vec("RLAWM-Lift-v0", num_envs=config.num_envs, world=config.world, autoreset_mode="SameStep")
     rng = np.random.default_rng(config.seed)
-    count = -(-config.steps // config.num_envs)
+    count = -(-config.env_steps // config.num_envs)
     episodes, finite, settled = 0, True, 0.0
     envs.reset(seed=config.seed)
     for step in range(count):

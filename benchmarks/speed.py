@@ -19,7 +19,6 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from agents.evaluate import command_line, describe_hardware
 from benchmarks.contenders import (
     Contender,
     camera_robosuite,
@@ -31,15 +30,15 @@ from benchmarks.contenders import (
 )
 from benchmarks.operators import operator_shares
 from benchmarks.plots import plot_operators, plot_speed
-from benchmarks.results import Row, row_of, today, write_rows
+from benchmarks.results import Row, provenance, row_of, write_rows
 from benchmarks.soak import memory
 from rla_gym.tasks import episode_chunks, get_task
+from world_models.devices import choose_device
+from world_models.io import PRECISIONS, load_world, read_config, world_folder
 from world_models.open_loop import open_loop
-from world_models.processes import choose_device
-from world_models.world_model import PRECISIONS, load_world, read_config, world_folder
 
-Facts = tuple[str, str, str]
-"""Hardware, date and command."""
+Facts = dict[str, str]
+"""What :func:`benchmarks.results.provenance` gives."""
 RATIOS = {
     "robosuite_camera": "control_steps_ratio_vs_robosuite",
     "robosuite_tuned": "control_steps_ratio_vs_tuned_robosuite",
@@ -57,13 +56,13 @@ class SpeedConfig:
     num_envs: int = 64
     """Dreams side by side."""
     solver_steps: tuple[int, ...] = (1, 2, 10, 30)
-    """Solver steps of the flow that are compared."""
+    """Solver steps of the residual flow that are compared."""
     growth_envs: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
     """Numbers of dreams for the curve over them; on a GPU go on to 8192."""
     growth_chunk_lengths: tuple[int, ...] = (1, 2, 4, 8)
     """Chunk lengths for the curve over them."""
     growth_image_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
-    """Pictures so many times as wide as the world's for the curve over their tokens, of flows with random weights."""
+    """Pictures so many times as wide as the world's for the curve over their tokens; weights are random."""
     rounds: int = 5
     """Times that every contender has its turn, one after the other."""
     seconds: float = 2.0
@@ -90,9 +89,9 @@ def run(config: SpeedConfig) -> list[Row]:
     _check(config)
     device, cores = str(choose_device(config.device)), len(os.sched_getaffinity(0))
     size = get_task("Lift").camera.size
-    facts = (describe_hardware(device), today(), command_line())
+    facts = provenance(device)
     makers: list[Callable[[], Contender]] = []
-    if config.video_diffusion:  # first, for an extra that is missing is noticed before anything else starts
+    if config.video_diffusion:  # first: a missing extra is noticed before anything else starts
         makers.append(partial(video_diffusion, size, config.diffusion_frames, device))
     if config.robosuite:
         makers += [partial(tuned_robosuite, cores, config.world), partial(camera_robosuite, cores)]
@@ -128,9 +127,13 @@ def run(config: SpeedConfig) -> list[Row]:
         )
     for envs in dict.fromkeys((1, max(config.growth_envs))):
         setting = f"envs={envs},device={device}"
-        rows.append(_row("flow", "peak_memory_mib", setting, _memory_of(envs, device, config.world), "MiB", facts))
+        rows.append(
+            _row("residual_flow", "peak_memory_mib", setting, _memory_of(envs, device, config.world), "MiB", facts)
+        )
     difference = _reduced_precision_difference(config.world, device)
-    rows.append(_row("flow", "difference_vs_error", "precision=bfloat16,chunks=6", difference, "fraction", facts))
+    rows.append(
+        _row("residual_flow", "difference_vs_error", "precision=bfloat16,chunks=6", difference, "fraction", facts)
+    )
     write_rows(config.out, rows)
     plot_speed(rows, config.out.with_suffix(".png"))
     plot_operators(profiled, config.out.with_name(f"{config.out.stem}_operators.png"))
@@ -200,21 +203,28 @@ def _rows(
 
 
 def _operator_rows(contenders: Sequence[Contender], device: str, facts: Facts) -> list[Row]:
-    """Where the time of the dreams' steps goes, for the flow with fewest solver steps in each precision."""
-    fewest = {contender.precision: contender for contender in reversed(contenders) if contender.method == "flow"}
+    """Where the time of the dreams' steps goes, for the residual flow with fewest solver steps in each precision."""
+    fewest = {
+        contender.precision: contender for contender in reversed(contenders) if contender.method == "residual_flow"
+    }
     return [
-        _row("flow", "share_of_step", f"operator={name},precision={precision}", np.array([share]), "fraction", facts)
+        _row(
+            "residual_flow",
+            "share_of_step",
+            f"operator={name},precision={precision}",
+            np.array([share]),
+            "fraction",
+            facts,
+        )
         for precision, contender in fewest.items()
         for name, share in operator_shares(contender.call, device).items()
     ]
 
 
 def _row(method: str, metric: str, setting: str, values: np.ndarray, unit: str, facts: Facts) -> Row:
-    hardware, date, command = facts
     return row_of(
-        values, bench="speed", task="Lift", method=method, metric=metric, setting=setting, seeds="0", unit=unit,
-        hardware=hardware, date=date, command=command,
-    )  # fmt: skip
+        values, bench="speed", task="Lift", method=method, metric=metric, setting=setting, seeds="0", unit=unit, **facts
+    )
 
 
 def _reduced_precision_difference(world: str, device: str) -> np.ndarray:
@@ -271,8 +281,8 @@ def _print(rows: list[Row], device: str) -> None:
         about = name in {"method", "setting"}
         table.add_column(name, justify="left" if about else "right", no_wrap=about)
     for method, setting in dict.fromkeys((row.method, row.setting) for row in rows):
-        found = {row.metric: f"{row.value:.4g}" for row in rows if (row.method, row.setting) == (method, setting)}
-        table.add_row(method, setting, *(found.get(metric, "") for metric in metrics))
+        values = {row.metric: f"{row.value:.4g}" for row in rows if (row.method, row.setting) == (method, setting)}
+        table.add_row(method, setting, *(values.get(metric, "") for metric in metrics))
     console = Console(width=max(190, Console().width))
     console.print(table)
     if device == "cpu":

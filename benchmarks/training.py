@@ -15,25 +15,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
-from agents.evaluate import command_line, describe_hardware
 from benchmarks.contenders import matrix_product
-from benchmarks.results import Row, print_methods, row_of, today, write_rows
+from benchmarks.results import Row, print_methods, provenance, row_of, write_rows
 from benchmarks.speed import take_turns
+from world_models.config import WorldConfig
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import CPU_BATCH, cache_features, cache_frames, encode_episodes
-from world_models.expected_errors import train_expected_errors
-from world_models.optimisation import LOG_EVERY, OptimisationConfig
-from world_models.processes import choose_device, has_bfloat16
-from world_models.stages import TrainingData, train_flow, train_regression, train_rgb_decoder, train_rla
-from world_models.state import StateEncoder
-from world_models.world_model import (
-    RegressionWorldModel,
-    RLAWorldModel,
-    WorldConfig,
-    load_encoder,
-    read_config,
-    world_folder,
-)
+from world_models.devices import choose_device, has_bfloat16
+from world_models.encoders.state import StateEncoder
+from world_models.io import load_encoder, read_config, world_folder
+from world_models.mixer.dynamics import MixerWorldModel, RegressionWorldModel, ResidualFlowWorldModel
+from world_models.training.expected_errors import train_expected_errors
+from world_models.training.optimisation import LOG_EVERY, OptimisationConfig
+from world_models.training.stages import fit_projection, train_regression, train_residual_flow, train_rgb_decoder
+from world_models.training.training_data import TrainingData
 
 ENCODE_BATCH = 128
 ENCODE_FRAMES, ENCODE_EPISODES = 896, 16
@@ -84,16 +79,17 @@ def run(config: TrainingConfig) -> list[Row]:
     cache = config.cache or config.data / "cache"
     frames = cache_frames(dataset, cache)
     features = cache_features(dataset, encoder, cache)
+    facts = provenance(device)
 
     def row(method: str, metric: str, values: np.ndarray, unit: str, setting: str) -> Row:
         return row_of(
             values, bench="training", task=world.task, method=method, metric=metric, setting=setting, seeds="0",
-            unit=unit, hardware=describe_hardware(device), date=today(), command=command_line(),
+            unit=unit, **facts,
         )  # fmt: skip
 
-    rows = [row(*found, setting="data") for found in _storage(config.data, dataset, features)]
+    rows = [row(*measured, setting="data") for measured in _storage(config.data, dataset, features)]
     trained = json.loads((folder / "training.json").read_text())
-    rows += [row(*found, setting="whole training") for found in _effort(trained["metrics"])]
+    rows += [row(*measured, setting="whole training") for measured in _effort(trained["metrics"])]
 
     peaks = {}
     for precision in ("float32", "bfloat16"):
@@ -111,7 +107,9 @@ def run(config: TrainingConfig) -> list[Row]:
     ]
     setting = f"batch={config.batch_size},device={device.type}"
     settings = trained["settings"]
-    data = TrainingData.of(dataset, frames, features, device, settings["first_frame_share"])
+    # Worlds of rla-gym 0.1 do not name their longest rollout.
+    windows = {name: settings[name] for name in ("first_frame_share", "longest_rollout") if name in settings}
+    data = TrainingData.of(dataset, frames, features, device, **windows)
     for stage, train in _stages(world, encoder, data, settings["pushed_chunks"]).items():
         speeds, arithmetic, waited = _timed(stage, train, config)
         rows += [
@@ -126,11 +124,11 @@ def run(config: TrainingConfig) -> list[Row]:
     return rows
 
 
-Found = tuple[str, str, np.ndarray, str]
+Measured = tuple[str, str, np.ndarray, str]
 """Method, metric, values and unit of a row."""
 
 
-def _storage(folder: Path, dataset: EpisodeDataset, features: np.ndarray) -> list[Found]:
+def _storage(folder: Path, dataset: EpisodeDataset, features: np.ndarray) -> list[Measured]:
     """What an hour of robot video takes on disk, as the dataset and as cached features, in MB."""
     hours = dataset.num_frames / dataset.fps / 3600
     files = [path for part in ("data", "videos", "meta") for path in (folder / part).rglob("*") if path.is_file()]
@@ -142,26 +140,28 @@ def _storage(folder: Path, dataset: EpisodeDataset, features: np.ndarray) -> lis
     ]
 
 
-def _effort(trained: dict[str, dict[str, float]]) -> list[Found]:
-    """What the world's own training says that it took, and what it reached with that."""
+def _effort(trained: dict[str, dict[str, float]]) -> list[Measured]:
+    """What the world's own training took and reached, as its training.json has it."""
     units = {"seconds": ("training_minutes", 1 / 60, "min"), "training_petaflop": ("training_petaflop", 1.0, "PFLOP")}
-    found = []
+    effort = []
     for stage, metrics in trained.items():
         for name, value in metrics.items():
             metric, scale, unit = units.get(name, (name, 1.0, "fraction"))
             if name != "iterations":
-                found.append((stage, metric, np.array([value * scale]), unit))
-    return found
+                effort.append((stage, metric, np.array([value * scale]), unit))
+    return effort
 
 
 def _encoding(encoder: StateEncoder, frames: np.ndarray, rounds: int) -> tuple[np.ndarray, float]:
     """Frames encoded in a second as the feature cache does it, per round, and the operations for one of them."""
     episodes = []
     for part in np.array_split(np.asarray(frames), ENCODE_EPISODES):
-        episodes.append((part, torch.zeros(len(part), encoder.readings) if encoder.readings else None))
-    batch, sensed = torch.from_numpy(episodes[0][0][:1]).to(encoder.device), episodes[0][1]
+        episodes.append(
+            (part, torch.zeros(len(part), encoder.proprioception_dim) if encoder.proprioception_dim else None)
+        )
+    batch, proprioception = torch.from_numpy(episodes[0][0][:1]).to(encoder.device), episodes[0][1]
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        encoder(batch, None if sensed is None else sensed[:1])
+        encoder(batch, None if proprioception is None else proprioception[:1])
     speeds = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -176,25 +176,39 @@ Train = Callable[[OptimisationConfig, Path, dict[str, Any]], Any]
 
 
 def _stages(world: WorldConfig, encoder: StateEncoder, data: TrainingData, pushed: int) -> dict[str, Train]:
-    """The stages of new models of the world's sizes; the flow takes the autoencoder that was trained before it."""
+    """The stages of new models of the world's sizes, in their order."""
     torch.manual_seed(0)
     device = data.actions.device
-    flow = RLAWorldModel(world, encoder).to(device)
-    trainers: dict[str, Train] = {
-        "rla": lambda schedule, folder, key: train_rla(flow.rla, data, schedule, folder, key),
-        "flow": lambda schedule, folder, key: train_flow(flow, data, schedule, folder, key, pushed),
-        "rgb_decoder": lambda schedule, folder, key: train_rgb_decoder(flow.rgb_decoder, data, schedule, folder, key),
-    }
-    if world.regression is not None:
-        regression = RegressionWorldModel(world, encoder, flow.rgb_decoder).to(device)
-        trainers["regression"] = lambda schedule, folder, key: train_regression(
+    models: list[MixerWorldModel] = []
+    stages: dict[str, Train] = {}
+    if "residual_flow" in world.dynamics:
+        flow = ResidualFlowWorldModel(world, encoder).to(device)
+        _fit_projection(flow, data)
+        models.append(flow)
+        stages["residual_flow"] = lambda schedule, folder, key: train_residual_flow(
+            flow, data, schedule, folder, key, pushed
+        )
+    if "regression" in world.dynamics:
+        regression = RegressionWorldModel(world, encoder).to(device)
+        models.append(regression)
+        stages["regression"] = lambda schedule, folder, key: train_regression(
             regression, data, schedule, folder, key, pushed
         )
-    # last, as it freezes the rest of the flow
-    trainers["flow_errors"] = lambda schedule, folder, key: train_expected_errors(
-        "flow_errors", flow, data, schedule, folder, key
+    first = models[0]
+    stages["rgb_decoder"] = lambda schedule, folder, key: train_rgb_decoder(
+        first.rgb_decoder, data, schedule, folder, key
     )
-    return trainers
+    # last, as it freezes the rest of the model
+    errors = f"{first.name}_errors"
+    stages[errors] = lambda schedule, folder, key: train_expected_errors(errors, first, data, schedule, folder, key)
+    return stages
+
+
+def _fit_projection(flow: ResidualFlowWorldModel, data: TrainingData) -> None:
+    """Solve the projection whose latent actions the flow learns; in closed form, so no samples are counted."""
+    horizon = flow.config.dynamics["residual_flow"].horizon
+    with tempfile.TemporaryDirectory() as folder:
+        fit_projection(flow.latent_projection, data, horizon, Path(folder), {})
 
 
 def _timed(stage: str, train: Train, config: TrainingConfig) -> tuple[np.ndarray, float, np.ndarray]:

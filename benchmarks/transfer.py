@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,21 +12,22 @@ import numpy as np
 
 from agents.bc import BCConfig, train_bc
 from agents.blind import BlindConfig, make_blind
-from agents.evaluate import EvaluateConfig, command_line, describe_hardware
+from agents.evaluate import EvaluateConfig
 from agents.iql import IQLConfig, train_iql
 from agents.planner import PlannerConfig, make_planner
-from agents.policy import load_policy
+from agents.policies.io import load_policy
 from agents.ppo import PPOConfig, train_ppo
 from agents.sb3_sac import SB3SACConfig, train_sb3_sac
 from agents.statistics import bootstrap_mean, paired_difference, seeds_and_states, wilson_interval
-from benchmarks.outcomes import Outcomes, real_and_dreamed, world_digest
+from benchmarks.outcomes import Outcomes, real_and_imagined, world_digest
 from benchmarks.plots import plot_success
-from benchmarks.results import Row, print_rows, today, write_rows
+from benchmarks.results import Row, print_rows, provenance, write_rows
 from rewards import RewardName
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
+from world_models.config import DynamicsName
 from world_models.data.episodes import EpisodeDataset
-from world_models.processes import choose_device
-from world_models.world_model import check_prediction_length, world_folder
+from world_models.devices import choose_device
+from world_models.io import check_prediction_length, world_folder
 
 Method = Literal[
     "blind",
@@ -46,13 +48,13 @@ Interval = tuple[float, float | None, float | None]
 METHODS: tuple[Method, ...] = ("blind", "bc", "ppo", "ppo_regression")
 """What is compared by default: no more than the world itself is needed for."""
 SIMULATORS = 4
-"""Side by side, where PPO trains in the simulator; an iteration has as many decisions as in the dream."""
+"""Side by side, where PPO trains in the simulator; an iteration has as many env steps as in the dream."""
 IN_SIMULATOR = ("ppo_simulator", "ppo_simulator_equal_steps")
 """Methods that train in the simulator itself: what a dream spares."""
 IN_THE_DREAM = ("ppo", "ppo_regression", "iql_ppo")
 """Methods that train in the dream, with a reward of its own."""
 BASELINES = ("bc", "iql")
-"""What never met the dream: others are set against these, episode by episode, where they are in the table."""
+"""Methods without a dream; others are compared with them, episode by episode, where they are in the table."""
 ON_ALL_EPISODES = ("iql", "iql_ppo")
 """Methods that learn from the actions of every training episode, and not of the demonstrations alone."""
 PLANNERS: dict[str, Literal["cem", "mppi"]] = {"cem": "cem", "mppi": "mppi", "cem_regression": "cem"}
@@ -64,24 +66,25 @@ class TransferConfig:
 
     Attributes:
         world: bundled name, folder or hub id.
-        demonstrations: demonstrations whose actions are cloned (or averaged, by ``blind``). The dream starts from, and
-            is rewarded by, the frames of all demonstrations that the world holds.
+        demonstrations: demonstrations whose actions are cloned (or averaged, by ``blind``). Initial states and rewards
+            of the dream come from the frames of all demonstrations of the world.
+        clone_gradient_steps: gradient steps of a clone.
         methods: rows of the table. ``bc_videos`` also learns from the frames of ``videos`` further demonstrations.
-            ``ppo`` trains in the flow, so does ``sac``, which is Stable-Baselines3's; ``cem`` and ``mppi`` plan in it;
-            those that end in ``_regression`` do so in the regression. ``ppo_simulator`` trains in the simulator, for as
-            many seconds as ``ppo`` took with the same seed, always in the standard placement and with the simulator's
-            true success; ``ppo_simulator_equal_steps`` for as many control steps as ``ppo``, however long. ``iql`` is
-            offline reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is PPO in the dream
-            from there instead of from the clone, rewarded by success alone.
+            ``ppo`` trains in ``residual_flow``, so does ``sac``, which is Stable-Baselines3's; ``cem`` and ``mppi``
+            plan in it; those that end in ``_regression`` do so in ``regression``. ``ppo_simulator`` trains in the
+            simulator, for as many seconds as ``ppo`` took with the same seed, always in the standard placement and with
+            the simulator's true success; ``ppo_simulator_equal_steps`` for as many control steps as ``ppo``, however
+            long. ``iql`` is offline reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is
+            PPO in the dream from there instead of from the clone, rewarded by success alone.
         training_seeds: one clone and one dream training each.
         videos: further demonstrations whose frames alone ``bc_videos`` learns from.
         iterations: PPO iterations in the dream.
         reward: what PPO in the dream is rewarded by, besides success; None for each method's own.
-        prediction_length: actions after which dreams predict a state, those that PPO trains in and those that tell the
-            success in the dream; None for the world's own.
+        prediction_length: actions after which dreams predict a state, in the training of PPO and where the success in
+            the dream is measured; None for the world's own.
         episodes: simulator episodes a policy, on the report seeds, the same for every policy.
         placement: ``standard`` or ``wide``.
-        env: the ground truth; None for the simulator of the world's task.
+        env: the simulator; None for that of the world's task.
         device: for policies and dream.
         data: the dataset that the world was trained on, for ``iql`` and ``iql_ppo``.
         runs: folder of the trained policies; a finished one is used again, an interrupted one goes on.
@@ -91,6 +94,7 @@ class TransferConfig:
 
     world: str = "lift"
     demonstrations: int = 10
+    clone_gradient_steps: int = BCConfig.gradient_steps
     methods: tuple[Method, ...] = METHODS
     training_seeds: tuple[int, ...] = (0, 1, 2)
     videos: int = 20
@@ -111,12 +115,14 @@ def run(config: TransferConfig) -> list[Row]:
     """Train what is missing, evaluate on the report seeds, print, write JSON and picture; returns the rows.
 
     Raises:
-        ValueError: an unknown method, ``bc_videos`` without videos, ``iql`` or ``iql_ppo`` without data, or a
-            prediction longer than the world's chunks.
+        ValueError: an unknown method, clones of no gradient steps, ``bc_videos`` without videos, ``iql`` or ``iql_ppo``
+            without data, or a prediction longer than the world's chunks.
     """
     unknown = sorted(set(config.methods) - set(get_args(Method)))
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}; choose from {', '.join(get_args(Method))}")
+    if config.clone_gradient_steps < 1:
+        raise ValueError(f"clone_gradient_steps must be at least 1, got {config.clone_gradient_steps}")
     if "bc_videos" in config.methods and config.videos < 1:
         raise ValueError(f"videos must be at least 1 for bc_videos, got {config.videos}")
     if config.data is None and (offline := [name for name in config.methods if name in ON_ALL_EPISODES]):
@@ -131,29 +137,28 @@ def run(config: TransferConfig) -> list[Row]:
         for seed in seeds:
             policy = train_policy(config, method, seed)
             efforts[method].append(training_effort(policy))
-            played[method].append(
-                real_and_dreamed(
-                    EvaluateConfig(
-                        policy,
-                        config.env,
-                        episodes=config.episodes,
-                        placement=config.placement,
-                        dynamics=_dynamics(method),
-                        prediction_length=config.prediction_length,
-                        device=config.device,
-                        progress=config.progress,
-                    )
-                )
-            )
-
+            played[method].append(real_and_imagined(_evaluation(config, method, policy)))
     rows = _rows(config, played, efforts)
     write_rows(config.out, rows)
     plot_success(rows, config.out.with_suffix(".png"))
     title = f"transfer: {config.episodes} report seeds, {config.placement} placement"
     pooled = [row for row in rows if "seed=" not in row.setting]
     print_rows([row for row in pooled if row.unit == "fraction"], title)
-    print_rows([row for row in pooled if row.unit != "fraction"], "what it took")
+    print_rows([row for row in pooled if row.unit != "fraction"], "training effort and time to success")
     return rows
+
+
+def _evaluation(config: TransferConfig, method: str, policy: Path) -> EvaluateConfig:
+    return EvaluateConfig(
+        policy,
+        config.env,
+        episodes=config.episodes,
+        placement=config.placement,
+        dynamics=_dynamics(method),
+        prediction_length=config.prediction_length,
+        device=config.device,
+        progress=config.progress,
+    )
 
 
 def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
@@ -163,68 +168,91 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
     where those have changed since, ask for another ``runs``.
     """
     runs = config.runs / f"{Path(config.world).name}-{world_digest(config.world)[:8]}"
-    name = f"{config.demonstrations}_demonstrations_seed{seed}"
     if method == "blind":
-        folder = runs / f"blind_{name}"
-        if not _finished(folder):
-            make_blind(BlindConfig(config.world, folder, config.demonstrations, seed))
-        return folder
-    if method in ON_ALL_EPISODES:
-        assert config.data is not None
-        name = f"{EpisodeDataset(config.data).fingerprint()[:8]}_seed{seed}"
-        start = runs / f"iql_{name}"
-        if not _finished(start):
-            train_iql(IQLConfig(config.data, config.world, start, seed=seed, device=config.device))
-    else:
-        videos = config.videos if method == "bc_videos" else 0
-        start = runs / (f"bc_{videos}_videos_{name}" if videos else f"bc_{name}")
-        if not _finished(start):
-            cloning = BCConfig(
-                world=config.world,
-                out=start,
-                demonstrations=config.demonstrations,
-                videos=videos,
-                seed=seed,
-                device=config.device,
-                progress=config.progress,
-            )
-            train_bc(cloning)
+        blind = BlindConfig(
+            world=config.world, out=runs / f"blind_{_data_name(config, method, seed)}",
+            demonstrations=config.demonstrations, seed=seed,
+        )  # fmt: skip
+        return _finished(blind.out, lambda: make_blind(blind))
+    start = _train_start(config, method, seed, runs)
     if method in (*BASELINES, "bc_videos"):
         return start
+    name = f"{method}_{_data_name(config, method, seed)}"
     if method in PLANNERS:
-        folder = runs / f"{method}_{name}"
-        if not _finished(folder):
-            make_planner(PlannerConfig(start, folder, PLANNERS[method], dynamics=_dynamics(method), seed=seed))
-        return folder
-    if method == "sac":
-        folder = runs / f"sac_{name}"
-        if not _finished(folder):
-            train_sb3_sac(SB3SACConfig(start, folder, seed=seed, device=config.device, progress=config.progress))
-        return folder
-    folder = runs / f"{method}_{name}_{config.iterations}_iterations{re.sub('[,=]', '_', _variant(config, method))}"
-    if not _finished(folder):
-        training = PPOConfig(
-            start,
-            folder,
-            dynamics=_dynamics(method),
-            seed=seed,
-            iterations=config.iterations,
-            device=config.device,
-            resume=True,
-            progress=config.progress,
+        planner = PlannerConfig(
+            policy=start, out=runs / name, method=PLANNERS[method], dynamics=_dynamics(method), seed=seed
         )
-        if method == "iql_ppo":
-            # A policy that nearly always succeeds has little to learn from a clock.
-            training.reward = "sparse"
-        if method in IN_THE_DREAM:
-            training.reward = config.reward or training.reward
-            training.prediction_length = config.prediction_length
-        if method in IN_SIMULATOR:
-            training.train_in, training.num_envs, training.steps = "simulator", SIMULATORS, 256 // SIMULATORS
-        if method == "ppo_simulator":
-            training.iterations, training.warmup_iterations = 1_000_000, 3  # time is what ends it
-            training.seconds = load_policy(train_policy(config, "ppo", seed)).facts["training"]["trained_seconds"]
-        train_ppo(training)
+        return _finished(planner.out, lambda: make_planner(planner))
+    if method == "sac":
+        sac = SB3SACConfig(
+            policy=start, out=runs / name, seed=seed, device=config.device, progress=config.progress
+        )  # fmt: skip
+        return _finished(sac.out, lambda: train_sb3_sac(sac))
+    folder = runs / f"{name}_{config.iterations}_iterations{re.sub('[,=]', '_', _variant(config, method))}"
+    return _finished(folder, lambda: train_ppo(_ppo(config, method, seed, start, folder)))
+
+
+def _train_start(config: TransferConfig, method: str, seed: int, runs: Path) -> Path:
+    """The policy that a method is, or goes on from: a clone, or what is learned offline from all episodes."""
+    name = _data_name(config, method, seed)
+    if method in ON_ALL_EPISODES:
+        assert config.data is not None
+        offline = IQLConfig(
+            data=config.data, world=config.world, out=runs / f"iql_{name}", seed=seed, device=config.device
+        )
+        return _finished(offline.out, lambda: train_iql(offline))
+    videos = config.videos if method == "bc_videos" else 0
+    cloning = BCConfig(
+        world=config.world,
+        out=runs / (f"bc_{videos}_videos_{name}" if videos else f"bc_{name}"),
+        demonstrations=config.demonstrations,
+        videos=videos,
+        gradient_steps=config.clone_gradient_steps,
+        seed=seed,
+        device=config.device,
+        progress=config.progress,
+    )
+    return _finished(cloning.out, lambda: train_bc(cloning))
+
+
+def _ppo(config: TransferConfig, method: str, seed: int, start: Path, folder: Path) -> PPOConfig:
+    """The settings of a method that fine-tunes the policy ``start`` into ``folder``."""
+    training = PPOConfig(
+        policy=start,
+        out=folder,
+        dynamics=_dynamics(method),
+        seed=seed,
+        iterations=config.iterations,
+        device=config.device,
+        resume=True,
+        progress=config.progress,
+    )
+    if method == "iql_ppo":
+        # A policy that nearly always succeeds has little to learn from a clock.
+        training.reward = "sparse"
+    if method in IN_THE_DREAM:
+        training.reward = config.reward or training.reward
+        training.prediction_length = config.prediction_length
+    if method in IN_SIMULATOR:
+        training.train_in, training.num_envs, training.num_steps = "simulator", SIMULATORS, 256 // SIMULATORS
+    if method == "ppo_simulator":
+        training.iterations, training.warmup_iterations = 1_000_000, 3  # time is what ends it
+        training.seconds = load_policy(train_policy(config, "ppo", seed)).facts["training"]["trained_seconds"]
+    return training
+
+
+def _data_name(config: TransferConfig, method: str, seed: int) -> str:
+    """What a method's policy learns from, in the name of its folder."""
+    if method in ON_ALL_EPISODES:
+        assert config.data is not None
+        return f"{EpisodeDataset(config.data).fingerprint()[:8]}_seed{seed}"
+    return f"{config.demonstrations}_demonstrations_seed{seed}{re.sub('[,=]', '_', _cloning(config, method))}"
+
+
+def _finished(folder: Path, train: Callable[[], object]) -> Path:
+    """A policy folder, after ``train`` where it holds no finished policy."""
+    if not all((folder / name).is_file() for name in ("policy.safetensors", "config.json")):
+        train()
     return folder
 
 
@@ -237,11 +265,18 @@ def training_effort(policy: Path) -> dict[str, float]:
     training, effort = loaded.facts.get("training", {}), {}
     if "trained_seconds" in training:
         effort["training_seconds"] = training["trained_seconds"]
-    if "decisions" in training:
+    if "env_steps" in training:
         simulator = training["train_in"] == "simulator"
         metric = "simulator_control_steps" if simulator else "dream_control_steps"
-        effort[metric] = training["decisions"] * loaded.chunk_length
+        effort[metric] = training["env_steps"] * loaded.chunk_length
     return effort
+
+
+def _cloning(config: TransferConfig, method: str) -> str:
+    """How a method's clone is trained, where otherwise than by default, for settings of rows; empty without a clone."""
+    steps = config.clone_gradient_steps
+    cloned = method not in ("blind", *ON_ALL_EPISODES)
+    return f",clone_gradient_steps={steps}" if cloned and steps != BCConfig.gradient_steps else ""
 
 
 def _variant(config: TransferConfig, method: str) -> str:
@@ -251,44 +286,41 @@ def _variant(config: TransferConfig, method: str) -> str:
     return "".join(f",{name}={value}" for name, value in chosen.items()) if method in IN_THE_DREAM else ""
 
 
-def _dynamics(method: str) -> Literal["flow", "regression"]:
-    return "regression" if method.endswith("_regression") else "flow"
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / "policy.safetensors").is_file() and (folder / "config.json").is_file()
+def _dynamics(method: str) -> DynamicsName:
+    return "regression" if method.endswith("_regression") else "residual_flow"
 
 
 def _rows(
     config: TransferConfig, played: dict[str, list[Outcomes]], efforts: dict[str, list[dict[str, float]]]
 ) -> list[Row]:
-    """Rows of what every method's training seeds came to, and of what they took."""
-    real = {method: np.array([outcomes.real for outcomes in found]) for method, found in played.items()}
+    """Rows of every method: success and gain over its training seeds, and what the training took."""
+    real = {method: np.array([each.real for each in outcomes]) for method, outcomes in played.items()}
     task = next(iter(played.values()))[0].task
-    facts = (describe_hardware(choose_device(config.device)), today(), command_line())
+    facts = provenance(choose_device(config.device))
     report = f"report {REPORT_SEEDS.start}-{REPORT_SEEDS.start + config.episodes - 1}"
     rows: list[Row] = []
 
     def add(
         method: str, metric: str, where: str, interval: Interval, n: int, seeds: str, unit: str = "fraction"
     ) -> None:
-        named = f"training {seeds}; {report}"
-        rows.append(Row("transfer", task, method, metric, where, *interval, n, named, unit, *facts))
+        value, low, high = interval
+        all_seeds = f"training {seeds}; {report}"
+        rows.append(Row("transfer", task, method, metric, where, value, low, high, n, all_seeds, unit, **facts))
 
     for method, successes in real.items():
         demonstrations = "all" if method in ON_ALL_EPISODES else config.demonstrations
         setting = f"placement={config.placement},demonstrations={demonstrations}"
         setting += f",videos={config.videos}" if method == "bc_videos" else ""
-        setting += _variant(config, method)
+        setting += _cloning(config, method) + _variant(config, method)
         seeds = config.training_seeds[: len(successes)]
         label = ",".join(map(str, seeds))
-        dreamed = np.array([outcomes.dream for outcomes in played[method]])
-        # The dream that judges predicts as said, also policies that did not train in it.
-        judged = setting
+        imagined = np.array([outcomes.dream for outcomes in played[method]])
+        # Also policies that did not train in the dream are judged in one of this prediction length.
+        in_dream = setting
         if config.prediction_length is not None and method not in IN_THE_DREAM:
-            judged += f",prediction_length={config.prediction_length}"
+            in_dream += f",prediction_length={config.prediction_length}"
         for metric, where, table in (
-            ("success_rate", setting, successes), ("dream_success_rate", judged, dreamed),
+            ("success_rate", setting, successes), ("dream_success_rate", in_dream, imagined),
         ):  # fmt: skip
             add(method, metric, where, _rate(table), table.size, label)
             if len(seeds) > 1:

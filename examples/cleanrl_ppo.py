@@ -1,4 +1,4 @@
-"""PPO in one file, in the manner of CleanRL; of the environment only the id and `import rla_gym` are new.
+"""PPO in one file, in the manner of CleanRL; only the environment's id and `import rla_gym` are new.
 
 After `pip install "rla-gym[agents]"`: `python examples/cleanrl_ppo.py`; see --help.
 It logs to TensorBoard, in runs/, as CleanRL does.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import rla_gym  # noqa: F401  registers the environments
 from benchmarks.learning import evaluate, report
+from world_models.config import DynamicsName
 
 
 @dataclass
@@ -32,20 +32,20 @@ class Args:
     """Environment."""
     world: str | None = None
     """Bundled world's name or a world folder; None for the bundled one of the environment's task."""
-    dynamics: Literal["flow", "regression"] = "regression"
-    """Which dynamics of the world dream; regression is the cheap one."""
+    dynamics: DynamicsName = "regression"
+    """Which dynamics of the world the dream has; regression is the cheap one."""
     chunk_length: int | None = 4
-    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
+    """Control steps of an env step; None for the world's own. Short ones are easier to learn from scratch."""
     num_envs: int = 32
     """Dreams side by side."""
     total_timesteps: int = 16384
-    """Decisions in all, each a chunk of actions."""
+    """Env steps in all dreams together, each a chunk of actions."""
     learning_rate: float = 1e-3
     """Of Adam."""
     num_steps: int = 16
-    """Decisions per dream and iteration."""
+    """Env steps per dream and iteration."""
     gamma: float = 0.9
-    """Discount per decision."""
+    """Discount per env step."""
     gae_lambda: float = 0.95
     """Of generalised advantage estimation."""
     num_minibatches: int = 4
@@ -94,7 +94,7 @@ class Agent(nn.Module):
             nn.Tanh(),
             layer_init(nn.Linear(64, action_dim), std=0.01),
         )
-        self.actor_logstd = nn.Parameter(torch.full((1, action_dim), -0.7))  # actions end at 1
+        self.actor_logstd = nn.Parameter(torch.full((1, action_dim), -0.7))  # actions are clipped at 1
 
     def get_value(self, x):
         """Values (B, 1) of observations (B, ...)."""
@@ -109,7 +109,7 @@ class Agent(nn.Module):
         return action, probs.log_prob(action).sum(1), probs.entropy().sum(1), self.critic(x)
 
 
-def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:  # long: CleanRL's file, read from top to bottom
     """Returns (N,) of the evaluation episodes before and after training."""
     batch_size = args.num_envs * args.num_steps
     minibatch_size = batch_size // args.num_minibatches
@@ -164,7 +164,7 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
             next_obs, reward, terminations, truncations, infos = envs.step(action.cpu().numpy())
             rewards[step] = torch.as_tensor(reward, dtype=torch.float32, device=device)
             if truncations.any():
-                # cut by the time limit, not over: the value of the last observation stands for the rest
+                # truncated by the time limit: the value of the last observation stands for the rest
                 final_obs = torch.as_tensor(np.stack(infos["final_obs"][truncations]), device=device)
                 with torch.no_grad():
                     final_value = agent.get_value(final_obs).flatten()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import ray
@@ -18,6 +17,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from benchmarks.learning import evaluate, report
+from world_models.config import DynamicsName
 
 
 @dataclass
@@ -28,14 +28,14 @@ class Args:
     """Environment."""
     world: str | None = None
     """Bundled world's name or a world folder; None for the bundled one of the environment's task."""
-    dynamics: Literal["flow", "regression"] = "regression"
-    """Which dynamics of the world dream; regression is the cheap one."""
+    dynamics: DynamicsName = "regression"
+    """Which dynamics of the world the dream has; regression is the cheap one."""
     chunk_length: int | None = 4
-    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
+    """Control steps of an env step; None for the world's own. Short ones are easier to learn from scratch."""
     num_envs: int = 32
     """Dreams side by side."""
     total_timesteps: int = 16384
-    """Decisions in all, each a chunk of actions."""
+    """Env steps in all dreams together, each a chunk of actions."""
     learning_rate: float = 1e-3
     """Of Adam."""
     seeds: tuple[int, ...] = (0, 1, 2)

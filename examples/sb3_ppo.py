@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +17,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from benchmarks.learning import evaluate, report
 from rla_gym import DreamVecEnv
+from world_models.config import DynamicsName
 
 
 @dataclass
@@ -28,14 +28,14 @@ class Args:
     """Environment."""
     world: str | None = None
     """Bundled world's name or a world folder; None for the bundled one of the environment's task."""
-    dynamics: Literal["flow", "regression"] = "regression"
-    """Which dynamics of the world dream; regression is the cheap one."""
+    dynamics: DynamicsName = "regression"
+    """Which dynamics of the world the dream has; regression is the cheap one."""
     chunk_length: int | None = 4
-    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
+    """Control steps of an env step; None for the world's own. Short ones are easier to learn from scratch."""
     num_envs: int = 32
     """Dreams side by side."""
     total_timesteps: int = 32768
-    """Decisions in all, each a chunk of actions."""
+    """Env steps in all dreams together, each a chunk of actions."""
     learning_rate: float = 1e-3
     """Of Adam."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -56,7 +56,7 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
         batch_size=128,
         n_epochs=8,
         gamma=0.9,
-        policy_kwargs={"log_std_init": -0.7},  # actions end at 1: with a std of 1 most would be clipped
+        policy_kwargs={"log_std_init": -0.7},  # actions are clipped at 1: with a std of 1 most would be
         seed=seed,
         device="cpu",
     )

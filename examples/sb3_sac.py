@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +17,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from benchmarks.learning import evaluate, report
 from rla_gym import DreamVecEnv
+from world_models.config import DynamicsName
 
 
 @dataclass
@@ -28,18 +28,18 @@ class Args:
     """Environment."""
     world: str | None = None
     """Bundled world's name or a world folder; None for the bundled one of the environment's task."""
-    dynamics: Literal["flow", "regression"] = "regression"
-    """Which dynamics of the world dream; regression is the cheap one."""
+    dynamics: DynamicsName = "regression"
+    """Which dynamics of the world the dream has; regression is the cheap one."""
     chunk_length: int | None = 4
-    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
+    """Control steps of an env step; None for the world's own. Short ones are easier to learn from scratch."""
     num_envs: int = 16
     """Dreams side by side."""
     total_timesteps: int = 8192
-    """Decisions in all, each a chunk of actions."""
+    """Env steps in all dreams together, each a chunk of actions."""
     learning_rate: float = 1e-3
     """Of Adam, for actor and critics."""
     ent_coef: float = 0.003
-    """Weight of the entropy, fixed: a decision's reward is a fraction of one and must not drown in it."""
+    """Weight of the entropy, fixed: a larger one would outweigh rewards, which are a fraction of one a step."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
     out: Path | None = None
@@ -59,7 +59,7 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
         batch_size=128,
         gamma=0.9,
         ent_coef=args.ent_coef,
-        gradient_steps=args.num_envs // 4,  # per step of all dreams: one update for four decisions
+        gradient_steps=args.num_envs // 4,  # per step of all dreams: one for four env steps
         policy_kwargs={"net_arch": [64, 64]},
         seed=seed,
         device="cpu",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +26,7 @@ from torch import nn
 
 import rla_gym  # noqa: F401  registers the environments
 from benchmarks.learning import evaluate, report
+from world_models.config import DynamicsName
 
 
 @dataclass
@@ -36,14 +37,14 @@ class Args:
     """Environment."""
     world: str | None = None
     """Bundled world's name or a world folder; None for the bundled one of the environment's task."""
-    dynamics: Literal["flow", "regression"] = "regression"
-    """Which dynamics of the world dream; regression is the cheap one."""
+    dynamics: DynamicsName = "regression"
+    """Which dynamics of the world the dream has; regression is the cheap one."""
     chunk_length: int | None = 4
-    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
+    """Control steps of an env step; None for the world's own. Short ones are easier to learn from scratch."""
     num_envs: int = 32
     """Dreams side by side."""
     total_timesteps: int = 16384
-    """Decisions in all, each a chunk of actions."""
+    """Env steps in all dreams together, each a chunk of actions."""
     learning_rate: float = 1e-3
     """Of Adam."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -64,9 +65,9 @@ class Policy(GaussianMixin, Model):
         Model.__init__(self, observation_space=observation_space, action_space=action_space, device=device)
         GaussianMixin.__init__(self)
         self.net = mlp(self.num_observations, self.num_actions)
-        nn.init.orthogonal_(self.net[-1].weight, gain=0.01)  # begin near the middle of the actions
+        nn.init.orthogonal_(self.net[-1].weight, gain=0.01)  # initial actions near the middle
         nn.init.zeros_(self.net[-1].bias)
-        self.log_std = nn.Parameter(torch.full((self.num_actions,), -0.7))  # actions end at 1
+        self.log_std = nn.Parameter(torch.full((self.num_actions,), -0.7))  # actions are clipped at 1
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[torch.Tensor, dict[str, Any]]:
         return self.net(inputs["observations"]), {"log_std": self.log_std}
@@ -88,7 +89,7 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (N,) of the evaluation episodes before and after training."""
     set_seed(seed)
     world = {"world": args.world, "dynamics": args.dynamics, "chunk_length": args.chunk_length, "obs": "pooled"}
-    # Next-step autoreset: the observation of a cut episode is its own last one, and skrl bootstraps from it.
+    # Next-step autoreset: the observation of a truncated episode is its own last one, and skrl bootstraps from it.
     env = wrap_env(gym.make_vec(args.env_id, num_envs=args.num_envs, **world), verbose=False)
     spaces = (env.observation_space, env.action_space, env.device)
     models = {"policy": Policy(*spaces), "value": Value(*spaces)}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +25,7 @@ from torchrl.objectives.value import GAE
 
 import rla_gym  # noqa: F401  registers the environments
 from benchmarks.learning import evaluate, report
+from world_models.config import DynamicsName
 
 
 @dataclass
@@ -36,14 +36,14 @@ class Args:
     """Environment."""
     world: str | None = None
     """Bundled world's name or a world folder; None for the bundled one of the environment's task."""
-    dynamics: Literal["flow", "regression"] = "regression"
-    """Which dynamics of the world dream; regression is the cheap one."""
+    dynamics: DynamicsName = "regression"
+    """Which dynamics of the world the dream has; regression is the cheap one."""
     chunk_length: int | None = 4
-    """Control steps of a decision; None for the world's own. Short ones are easier to begin from noise with."""
+    """Control steps of an env step; None for the world's own. Short ones are easier to learn from scratch."""
     num_envs: int = 32
     """Dreams side by side."""
     total_timesteps: int = 16384
-    """Decisions in all, each a chunk of actions."""
+    """Env steps in all dreams together, each a chunk of actions."""
     learning_rate: float = 1e-3
     """Of Adam."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -58,9 +58,9 @@ class Gaussian(nn.Module):
     def __init__(self, observation_size: int, action_size: int) -> None:
         super().__init__()
         self.mean = MLP(observation_size, action_size, num_cells=[64, 64], activation_class=nn.Tanh)
-        nn.init.orthogonal_(self.mean[-1].weight, gain=0.01)  # begin near the middle of the actions
+        nn.init.orthogonal_(self.mean[-1].weight, gain=0.01)  # initial actions near the middle
         nn.init.zeros_(self.mean[-1].bias)
-        self.log_std = nn.Parameter(torch.full((action_size,), -0.7))  # actions end at 1
+        self.log_std = nn.Parameter(torch.full((action_size,), -0.7))  # actions are clipped at 1
 
     def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         loc = self.mean(observation)

@@ -1,8 +1,9 @@
-"""Rewards and success from features: what a demonstration's video says about a dreamed state."""
+"""Rewards from a demonstration's features, and a detector of success fitted to the labels of whole episodes."""
 
 from __future__ import annotations
 
-from rewards.success import SuccessDetector, fit_success_detector
+from rewards.fit_detector import fit_success_detector
+from rewards.success import SuccessDetector
 from rewards.video_aligned import (
     CorrespondingReward,
     GoalReward,

@@ -9,33 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewards.success import fit_success_detector
-from world_models.data.episodes import EpisodeDataset
+from rewards.fit_detector import fit_success_detector
+from world_models.data.episodes import SPLITS, EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
-from world_models.model_card import write_model_card
+from world_models.io import dynamics_in, load_encoder, load_model
 from world_models.open_loop import open_loop
-from world_models.world_model import dynamics_in, load_encoder, load_model
+from world_models.training.model_card import write_model_card
 
 
 def fit_world_success(world: Path, data: Path, cache: Path | None = None, *, chunks: int = 6) -> dict[str, Any]:
     """Fit a detector on the data's training episodes, calibrate it on the validation episodes, save it in ``world``.
 
-    It is calibrated twice: on real frames, and on the dreams of each of the world's dynamics.
+    It is calibrated on real frames, and on states that each of the world's dynamics imagined.
 
     Args:
         world: the world's folder.
         data: folder of the LeRobotDataset v3.0 it was trained on.
         cache: folder of the feature cache; None for ``<data>/cache``.
-        chunks: action chunks in the dreams, at most; as many as an episode of the environment has.
+        chunks: action chunks in an imagined episode, at most; as many as an episode of the environment has.
 
     Returns:
-        The metrics of :func:`rewards.success.fit_success_detector`.
+        The metrics of :func:`rewards.fit_success_detector`.
     """
     dataset = EpisodeDataset(data)
     features = cache_features(dataset, load_encoder(world), cache or data / "cache")
     offsets = episode_offsets(dataset.lengths)
     splits = [""] * len(dataset)
-    for name in ("train", "validation", "report"):
+    for name in SPLITS:
         for index in dataset.split(name):
             splits[int(index)] = name
     detector, metrics = fit_success_detector(
@@ -43,8 +43,8 @@ def fit_world_success(world: Path, data: Path, cache: Path | None = None, *, chu
     )
     for dynamics in dynamics_in(world):
         model = load_model(world, dynamics)
-        first, actions, later = _held_out(dataset, features, model.chunk_length, chunks)
-        detector.calibrate_in_dreams(dynamics, open_loop(model, first, actions).features, later)
+        first, actions, real = _held_out(dataset, features, model.chunk_length, chunks)
+        detector.calibrate_imagined(dynamics, open_loop(model, first, actions).features, real)
     detector.save(world)
     if (world / "training.json").is_file():
         write_model_card(world)

@@ -1,4 +1,4 @@
-"""Rewards from dreamed features: near to a demonstration's video, or as sure of success as those who saw many."""
+"""Rewards of imagined states: their distance to a demonstration's video, or their probability of success."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RewardName = Literal["corresponding", "goal", "progress", "success_probability",
 
 
 class VideoAlignedReward(Protocol):
-    """A reward for what a state shows, beside a demonstration's video: tensor operations only, no host sync."""
+    """A reward from a state's features, a demonstration and the time: tensor operations only, no host sync."""
 
     def __call__(self, features: Tensor, demonstration: Tensor, time: Tensor) -> Tensor:
         """The reward of each slot.
@@ -38,7 +38,7 @@ def token_l1(features: Tensor, target: Tensor) -> Tensor:
 
 
 class CorrespondingReward:
-    """Minus the distance to the demonstration's frame at the same time: a clocked, dense reward."""
+    """Minus the distance to the demonstration's frame at the same time: dense, and bound to its pace."""
 
     def __init__(self, demonstrations: Demonstrations) -> None:
         self._demonstrations = demonstrations
@@ -49,7 +49,7 @@ class CorrespondingReward:
 
 
 class GoalReward:
-    """Minus the distance to the demonstration's last frame, whatever the time: no clock, less guidance."""
+    """Minus the distance to the demonstration's last frame, at any time: bound to no pace, and less informative."""
 
     def __init__(self, demonstrations: Demonstrations) -> None:
         self._goal = demonstrations.goal()
@@ -60,15 +60,15 @@ class GoalReward:
 
 
 class ProgressReward:
-    """Minus what is left of the way, 1 at the start and 0 at the goal, whatever the time: the least of all clocks.
+    """Progress minus 1: from -1 at a demonstration's start to 0 at its goal, whatever the time.
 
-    How far a state has come is read off the demonstrations' frames nearest to it (smallest squared distance over all
-    tokens), each of which has come as far as its share of its demonstration says. All demonstrations count, not only
-    the one that is followed: a policy may be faster or slower than each, and go another way.
+    A frame's progress is its share of its demonstration. A state's progress is the mean of the frames nearest to it
+    (smallest squared distance over all tokens). The frames of all demonstrations count, not only of the one that is
+    followed: a policy may be faster or slower than each of them, and take another way.
     """
 
     NEAREST = 8
-    """Frames that are asked how far they had come."""
+    """Frames whose progress is averaged."""
 
     def __init__(self, demonstrations: Demonstrations) -> None:
         longest = demonstrations.features.shape[1]
@@ -80,8 +80,8 @@ class ProgressReward:
         self._norms = self._frames.square().sum(dim=1)
 
     def progress(self, features: Tensor) -> Tensor:
-        """How far states (B, L, C) have come, (B,) float32 in [0, 1]."""
-        # The state's own norm is the same for every frame and changes nothing in their order.
+        """Progress of states (B, L, C), (B,) float32 in [0, 1]."""
+        # Squared distances without the state's norm, which is the same for every frame and does not change their order.
         distances = self._norms - 2 * features.float().flatten(1) @ self._frames.T
         nearest = distances.topk(min(self.NEAREST, len(self._frames)), dim=1, largest=False).indices
         return self._progress[nearest].mean(dim=1)
@@ -92,7 +92,7 @@ class ProgressReward:
 
 
 class SuccessProbabilityReward:
-    """Minus the success detector's probability that the task is not solved: it knows failures, but no clock."""
+    """Minus the success detector's probability that the task is not solved, at any time."""
 
     def __init__(self, detector: SuccessDetector) -> None:
         self._detector = detector
@@ -103,7 +103,7 @@ class SuccessProbabilityReward:
 
 
 class SparseReward:
-    """Nothing on the way: what is paid is the environment's bonus for success."""
+    """Zero: the environment's bonus for success is the only reward."""
 
     def __call__(self, features: Tensor, demonstration: Tensor, time: Tensor) -> Tensor:
         """Zeros (B,) float32; see :meth:`VideoAlignedReward.__call__`."""

@@ -16,20 +16,20 @@ from rla_gym.tasks import TASKS, TaskSpec, get_task
 
 if TYPE_CHECKING:
     from rewards import SuccessDetector, make_reward
+    from rla_gym.clients.sb3 import DreamVecEnv
     from rla_gym.dream_state import DreamState
     from rla_gym.env import RLAWMEnv
-    from rla_gym.sb3 import DreamVecEnv
     from rla_gym.vector_env import RLAWMVectorEnv
-    from world_models.world_model import load_encoder, load_world
+    from world_models.io import load_encoder, load_world
 
 _LAZY = {
     "DreamState": "rla_gym.dream_state",
-    "DreamVecEnv": "rla_gym.sb3",
+    "DreamVecEnv": "rla_gym.clients.sb3",
     "RLAWMEnv": "rla_gym.env",
     "RLAWMVectorEnv": "rla_gym.vector_env",
     "SuccessDetector": "rewards",
-    "load_encoder": "world_models.world_model",
-    "load_world": "world_models.world_model",
+    "load_encoder": "world_models.io",
+    "load_world": "world_models.io",
     "make_reward": "rewards",
 }
 
@@ -49,10 +49,10 @@ __all__ = [
 
 
 def check_not_shadowed(*packages: str) -> None:
-    """rla-gym's sibling packages have common names: a folder of the user's may be found in their place.
+    """Checks that Python imports rla-gym's sibling packages, and not a user's folder of the same common name.
 
     Raises:
-        ImportError: one of ``packages`` is not rla-gym's own.
+        ImportError: Python finds another package of one of these names first.
     """
     home = Path(__file__).resolve().parent.parent
     for package in packages:
@@ -62,13 +62,13 @@ def check_not_shadowed(*packages: str) -> None:
             continue
         if spec is None or not (home / package / "__init__.py").is_file():
             continue
-        found = Path(spec.origin) if spec.origin else Path(next(iter(spec.submodule_search_locations or ["?"])))
-        if found.resolve() not in (home / package / "__init__.py", home / package):
+        location = Path(spec.origin) if spec.origin else Path(next(iter(spec.submodule_search_locations or ["?"])))
+        if location.resolve() not in (home / package / "__init__.py", home / package):
             raise ImportError(
-                f"rla-gym needs its own package {package!r} in {home}, but Python finds {found} first: rename that "
-                f"file or folder, or start Python from another directory",
+                f"rla-gym needs its own package {package!r} in {home}, but Python finds {location} first: rename that "
+                "file or folder, or start Python from another directory",
                 name=package,
-                path=str(found),
+                path=str(location),
             )
 
 

@@ -5,5 +5,5 @@ import sys
 from rla_gym.cli import main
 
 if __name__ == "__main__":
-    sys.argv[0] = "rla-gym"  # as result rows name the command that printed them
+    sys.argv[0] = "rla-gym"  # so that result rows name the command
     main()

@@ -1,4 +1,4 @@
-"""What users hand to ``step``: checked, brought within the bounds and cut into control steps."""
+"""What users hand to ``step``: checked, clipped to the bounds and split into control steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ActionReader:
         chunk_length: K, control steps in a chunk.
         action_dim: A, dimensions of a control step.
         device: where the result goes.
-        out_of_bounds: "clip" what lies outside [-1, 1] to it, or "raise" an error.
+        out_of_bounds: "clip" values to [-1, 1], or "raise" an error for those outside.
     """
 
     def __init__(
@@ -27,16 +27,16 @@ class ActionReader:
         self._steps = (num_envs, chunk_length, action_dim)
         self._device = device
         self._strict = out_of_bounds == "raise"
-        # To look at actions on a GPU is to wait for it. So a flag stays up there once something bad came by, its copy
-        # travels down in its own time, and whichever step finds that copy raised complains.
+        # Reading actions on a GPU would wait for it. A flag on the GPU is set once bad actions arrive and is copied to
+        # the host without waiting; the first step that finds the host's copy set raises the error.
         self._clear()
 
     def __call__(self, actions: Any) -> Tensor:
         """(B, K*A) float array or tensor -> (B, K, A) float32 in [-1, 1] on the device; never waits for a GPU.
 
         Raises:
-            ValueError: another shape or dtype, NaN or infinity, or beyond the bounds where these raise (of tensors on
-                a GPU, what they hold: now or in a later call).
+            ValueError: another shape or dtype, NaN or infinity, or values outside the bounds with "raise". Bad values
+                in a GPU's tensor are reported by this call or a later one.
         """
         if not isinstance(actions, Tensor):
             actions = np.asarray(actions)

@@ -1,4 +1,4 @@
-"""Checks of arguments: each raises one ValueError that names the argument, its value and the mend."""
+"""Checks of arguments: each raises one ValueError that names the argument, its value and the fix."""
 
 from __future__ import annotations
 

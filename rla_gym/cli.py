@@ -1,8 +1,9 @@
-"""The command `rla-gym`. The one file that reaches upwards, and only inside its sub-commands."""
+"""The command `rla-gym`. The one file here that imports `agents` and `benchmarks`, inside its sub-commands alone."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import gymnasium as gym
 from rla_gym import check_not_shadowed
 
 USAGE = """\
-usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything about one)
+usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help lists all its arguments)
 
   collect TASK             record episodes of a task in the simulator, as a LeRobotDataset
   train DATA --out WORLD   turn a folder of episodes into a world
@@ -26,6 +27,7 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help says everything a
                            measure a world, its rewards and its speed, what a training costs, compare recipes or
                            encoders, or what policies are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
+  convert FOLDER --out NEW turn a world or a policy of rla-gym 0.1 into one of the present format
   demo                     clone, train in the dream, judge in the simulator: minutes
 """
 
@@ -69,8 +71,8 @@ def _collect(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> None:
     from rewards.fit_success import fit_world_success
     from rla_gym.tasks import episode_chunks
-    from world_models.processes import launched
-    from world_models.train import TrainConfig, train
+    from world_models.distributed.processes import launched
+    from world_models.training.train import TrainConfig, train
 
     config = _configure(TrainConfig, arguments, "data")
     train(config)
@@ -106,8 +108,8 @@ def _evaluate(arguments: list[str]) -> None:
 BENCHES = {
     # name: (config in benchmarks.<name>, field that a leading bare word fills, what it measures)
     "fidelity": ("FidelityConfig", "data", "how faithful a world is to held-out episodes, stage by stage"),
-    "interventions": ("InterventionsConfig", "data", "what it foretells once the actions are exchanged"),
-    "latent-actions": ("LatentActionsConfig", "data", "what latent actions tell of motion and time"),
+    "interventions": ("InterventionsConfig", "data", "what it predicts once the actions are exchanged"),
+    "latent-actions": ("LatentActionsConfig", "data", "what latent actions say about motion and time"),
     "reward-alignment": ("RewardAlignmentConfig", "data", "rewards against true progress and success"),
     "ablation": ("AblationConfig", "worlds", "worlds of different recipes in one table"),
     "encoders": ("EncodersConfig", "data", "encoders through the same pipeline"),
@@ -131,6 +133,37 @@ def _play(arguments: list[str]) -> None:
     play(_configure(PlayConfig, arguments, "world"))
 
 
+def _convert(arguments: list[str]) -> None:
+    @dataclass
+    class ConvertCommand:
+        """Turn a world or a policy of rla-gym 0.1 into one of the present format, which predicts or acts the same."""
+
+        folder: Path
+        """The world's or the policy's folder; it is left as it is."""
+        out: Path
+        """The new folder."""
+
+    command = _configure(ConvertCommand, arguments, "folder")
+    path = command.folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give the folder of a world or of a policy")
+    try:
+        config = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}): give the folder of a world or of a policy") from error
+    if not isinstance(config, dict) or not {"kind", "format"} & set(config):
+        raise ValueError(f"{command.folder} is neither a world nor a policy: {path.name} names no format and no kind")
+    if "kind" in config:  # of a policy; only those of later versions name a format, too
+        from agents.policies.conversion import convert_policy
+
+        convert_policy(command.folder, command.out)
+    else:
+        from world_models.conversion import convert_world
+
+        convert_world(command.folder, command.out)
+    print(f"{command.folder} is converted to {command.out}")
+
+
 def _demo(arguments: list[str]) -> None:
     from benchmarks.demo import DemoConfig, demo
 
@@ -139,26 +172,29 @@ def _demo(arguments: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "collect": _collect, "train": _train, "agent": _agent, "evaluate": _evaluate, "bench": _bench, "play": _play,
-    "demo": _demo,
+    "convert": _convert, "demo": _demo,
 }  # fmt: skip
 
 
 def _choose(command: str, arguments: list[str], names: dict[str, str]) -> tuple[str, list[str]]:
     """The sub-command and its arguments; asked for help, prints what each of ``names`` does and exits."""
     if arguments and arguments[0] in {"-h", "--help"}:
-        print(f"usage: rla-gym {command} NAME [ARGUMENTS]", f"    (rla-gym {command} NAME --help says everything)\n")
+        print(
+            f"usage: rla-gym {command} NAME [ARGUMENTS]",
+            f"    (rla-gym {command} NAME --help lists all its arguments)\n",
+        )
         width = max(map(len, names))
         for name, line in names.items():
             print(f"  {name:<{width}}  {line}")
         sys.exit(0)
     if not arguments or arguments[0] not in names:
-        found = f"not {arguments[0]!r}" if arguments else "and got none"
-        raise ValueError(f"rla-gym {command} takes one of {', '.join(names)}, {found}")
+        given = f"not {arguments[0]!r}" if arguments else "and got none"
+        raise ValueError(f"rla-gym {command} takes one of {', '.join(names)}, {given}")
     return arguments[0], arguments[1:]
 
 
 def main() -> None:
-    """Entry point of the console script: one clear line for an error that a user can mend."""
+    """Entry point of the console script: one clear line for an error that the user can fix."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(USAGE, end="")
@@ -178,11 +214,11 @@ def main() -> None:
         COMMANDS[arguments[0]](arguments[1:])
     except KeyboardInterrupt:
         print(
-            "rla-gym: interrupted; collect and train go on by the same command, agent ppo with --resume",
+            "rla-gym: interrupted; collect and train resume by the same command, agent ppo with --resume",
             file=sys.stderr,
         )
         sys.exit(130)
-    except BrokenPipeError:  # `| head` has seen enough; nothing is left to flush to
+    except BrokenPipeError:  # `| head` has read enough; nothing is left to flush to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ModuleNotFoundError as error:

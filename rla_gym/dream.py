@@ -1,4 +1,4 @@
-"""Episodes dreamed side by side: how they begin, and the one batched world-model step that moves them all on."""
+"""Imagined episodes side by side: how they begin, and the one batched prediction that moves them all on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from torch import Tensor
 
 from rewards.video_aligned import make_reward
 from rla_gym import counter_noise, infos
+from rla_gym.dream_config import DreamConfig
 from rla_gym.dream_state import VERSION, DreamState
+from rla_gym.initial_states import InitialStates, nearest_demonstration
 from rla_gym.observations import pool
 from rla_gym.reset_options import ResetOptions
 from rla_gym.slots import Slots
-from rla_gym.starts import Starts, nearest_demonstration
+from rla_gym.tasks import episode_chunks
 from rla_gym.world_cache import OpenWorld
 
 # Streams of random numbers within an episode's key.
-_STARTS, _NOISE = 0, 1
+_INITIAL_STATE, _NOISE = 0, 1
 
 
 class Dream:
@@ -29,8 +31,9 @@ class Dream:
     Args:
         opened: the world.
         device: where it is.
-        num_envs, first_slot, reward, success_bonus, terminate_on_success, starts, chunk_length, max_chunks,
-            solver_steps, max_uncertainty: as in :class:`rla_gym.vector_env.RLAWMVectorEnv`.
+        config: of the episodes; the world has been loaded by it.
+        num_envs: B.
+        first_slot: number of the first slot.
 
     Attributes:
         chunk_length: K.
@@ -42,27 +45,14 @@ class Dream:
     """
 
     def __init__(
-        self,
-        opened: OpenWorld,
-        device: torch.device,
-        *,
-        num_envs: int,
-        first_slot: int,
-        reward: str,
-        success_bonus: float,
-        terminate_on_success: bool,
-        starts: str,
-        chunk_length: int | None,
-        max_chunks: int,
-        solver_steps: int | None,
-        max_uncertainty: float | None,
+        self, opened: OpenWorld, device: torch.device, config: DreamConfig, *, num_envs: int, first_slot: int
     ) -> None:
         model = opened.world.model
-        self.chunk_length = model.chunk_length if chunk_length is None else chunk_length
+        self.chunk_length = model.chunk_length if config.chunk_length is None else config.chunk_length
         if not 1 <= self.chunk_length <= model.chunk_length:
             raise ValueError(
-                f"chunk_length={chunk_length} must be between 1 and {model.chunk_length}, the longest chunk that the "
-                f"world {opened.world.folder} was trained on"
+                f"chunk_length={config.chunk_length} must be between 1 and {model.chunk_length}, the longest chunk "
+                f"that the world {opened.world.folder} was trained on"
             )
         action_size = self.chunk_length * model.action_dim
         self.slots = Slots(num_envs, first_slot, (model.num_tokens, model.channels), action_size, device)
@@ -70,13 +60,13 @@ class Dream:
         self._opened, self._model, self._detector = opened, model, opened.detector
         self._demonstrations = opened.world.demonstrations
         self._lengths: np.ndarray = self._demonstrations.lengths.cpu().numpy()
-        self._alignment = make_reward(reward, self._demonstrations, self._detector)
+        self._reward = make_reward(config.reward, self._demonstrations, self._detector)
         with torch.no_grad():
             solved = self._detector.first_success(self._demonstrations)
-        self._starts = Starts(self._demonstrations, starts, self.chunk_length, solved)
-        self._bonus, self._terminate = success_bonus, terminate_on_success
-        self._max_chunks, self._solver_steps = max_chunks, solver_steps
-        self._max_uncertainty = math.inf if max_uncertainty is None else max_uncertainty
+        self._initial_states = InitialStates(self._demonstrations, config.initial_states, self.chunk_length, solved)
+        self._config = config
+        self._max_chunks = config.max_chunks or episode_chunks(model.config.task)
+        self._max_uncertainty = math.inf if config.max_uncertainty is None else config.max_uncertainty
 
     def begin(self, seeds: Sequence[int | None], options: Any, *, everyone: bool) -> Tensor:
         """New episodes: the first of a slot's seed, or the next of the one in use where the seed is None.
@@ -93,27 +83,32 @@ class Dream:
             ValueError: bad options, see :meth:`rla_gym.reset_options.ResetOptions.read`; nothing has changed then.
         """
         chosen = ResetOptions.read(
-            options, self._lengths, len(seeds), self._model.readings, everyone=everyone, device=self.everyone.device
+            options,
+            self._lengths,
+            len(seeds),
+            self._model.proprioception_dim,
+            everyone=everyone,
+            device=self.everyone.device,
         )
-        own_picture = None
+        encoded = None
         if chosen.rgb is not None:
-            own_picture = self._model.encode(chosen.rgb, chosen.proprioception).expand(len(seeds), -1, -1)
+            encoded = self._model.encode(chosen.rgb, chosen.proprioception).expand(len(seeds), -1, -1)
         self.slots.reseed(seeds, chosen.mask)
         if chosen.demonstration is not None and chosen.frame is not None:
-            demonstration, start = chosen.demonstration, chosen.frame
-            features = self._demonstrations.at(demonstration, start) if own_picture is None else own_picture
-        elif own_picture is not None:
-            features, demonstration = own_picture, nearest_demonstration(self._demonstrations, own_picture)
-            start = torch.zeros_like(demonstration)
+            demonstration, frame = chosen.demonstration, chosen.frame
+            features = self._demonstrations.at(demonstration, frame) if encoded is None else encoded
+        elif encoded is not None:
+            features, demonstration = encoded, nearest_demonstration(self._demonstrations, encoded)
+            frame = torch.zeros_like(demonstration)
         else:
-            features, demonstration, start = self._drawn()
-        self._enter(chosen.mask, features, demonstration, start)
+            features, demonstration, frame = self._draw()
+        self._enter(chosen.mask, features, demonstration, frame)
         return chosen.mask
 
     def next_episode(self, mask: Tensor) -> None:
         """The slots in ``mask`` (B,) bool go on to the next episode of their seed."""
         self.slots.advance(mask)
-        self._enter(mask, *self._drawn())
+        self._enter(mask, *self._draw())
 
     def step(self, chunk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One action chunk on in every slot: (B, K, A) float32 in [-1, 1].
@@ -125,43 +120,43 @@ class Dream:
         noise = self._noise(counter_noise.fold(slots.key, _NOISE, slots.taken))
         with torch.inference_mode():
             slots.features, slots.error, uncertainty = self._model.predict(
-                slots.features, chunk, noise, self._solver_steps, slots.error
+                slots.features, chunk, noise, self._config.solver_steps, slots.error
             )
         slots.taken = slots.taken + 1
         slots.last_action = chunk.flatten(1)
         time = slots.start + slots.taken * self.chunk_length
-        alignment = self._alignment(slots.features, slots.demonstration, time)
+        alignment = self._reward(slots.features, slots.demonstration, time)
         probability = self._detector.probability(slots.features)
-        success = probability >= self._opened.dream_threshold
-        paid = self._bonus * success.float()
+        success = probability >= self._opened.success_threshold
+        bonus = self._config.success_bonus * success.float()
         slots.info = {
             "success": success,
             "success_probability": probability,
             "uncertainty": uncertainty,
             "reward_alignment": alignment,
-            "reward_success": paid,
+            "reward_success": bonus,
         }
-        terminated = success & self._terminate
-        cut = (slots.taken >= self._max_chunks) | (uncertainty > self._max_uncertainty)
-        return alignment + paid, terminated, cut & ~terminated
+        terminated = success & self._config.terminate_on_success
+        truncated = (slots.taken >= self._max_chunks) | (uncertainty > self._max_uncertainty)
+        return alignment + bonus, terminated, truncated & ~terminated
 
     def parts(self) -> dict[str, Callable[[], Tensor]]:
         """What each observation of :class:`rla_gym.observations.Observations` is at present, B rows each."""
         slots = self.slots
         return {
-            # Copies of what is kept, so that nobody who edits an observation edits the dream.
+            # Copies, so that editing an observation does not edit the state of the dream.
             "features": lambda: slots.features.clone(),
             "pooled": lambda: pool(slots.features),
             "rgb": self.decode,
-            "proprioception": lambda: self._model.sense(slots.features),
+            "proprioception": lambda: self._model.read_proprioception(slots.features),
             "last_action": lambda: slots.last_action.clone(),
             "remaining_time": lambda: (1 - slots.taken[:, None] / self._max_chunks).clamp_min(0.0),
         }
 
     def infos(self, mask: Tensor) -> dict[str, Any]:
         """Infos of the slots in ``mask`` (B,) bool, in Gymnasium's vector convention."""
-        known = {"control_steps": self.slots.taken * self.chunk_length, "demonstration": self.slots.demonstration}
-        return infos.masked({**self.slots.info, **known}, mask)
+        counts = {"control_steps": self.slots.taken * self.chunk_length, "demonstration": self.slots.demonstration}
+        return infos.masked({**self.slots.info, **counts}, mask)
 
     def decode(self) -> Tensor:
         """The present states as pictures, (B, H, W, 3) uint8."""
@@ -173,7 +168,7 @@ class Dream:
         return DreamState(VERSION, folder, fingerprint, self.chunk_length, self.slots.arrays())
 
     def restore(self, state: Any, seeds: Sequence[int | None]) -> None:
-        """Goes back to a saved state; a seed that is not None replaces the slot's own.
+        """Goes back to a saved state; a seed that is not None replaces the slot's saved one.
 
         Raises:
             TypeError, ValueError: it does not fit, see :meth:`rla_gym.dream_state.DreamState.check`.
@@ -185,15 +180,16 @@ class Dream:
         self.slots.restore(state.slots, seeds)
 
     def _noise(self, key: Tensor) -> Tensor | None:
-        """Noise of a chunk from keys (B,) int64; each prediction's has a key of its own. None if none is needed."""
-        whole, one = self._model.noise_shape, self._model.prediction_noise
-        if whole is None or one is None:
+        """Noise of a chunk from keys (B,) int64, a key for each of its predictions; None if the model takes none."""
+        of_chunk, of_prediction = self._model.noise_shape, self._model.prediction_noise
+        if of_chunk is None or of_prediction is None:
             return None
-        keys = [counter_noise.fold(key, number) if number else key for number in range(whole[0] // one[0])]
-        return torch.cat([counter_noise.normal(own, one) for own in keys], dim=1)
+        predictions = of_chunk[0] // of_prediction[0]
+        keys = [counter_noise.fold(key, number) if number else key for number in range(predictions)]
+        return torch.cat([counter_noise.normal(prediction_key, of_prediction) for prediction_key in keys], dim=1)
 
-    def _drawn(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self._starts.draw(counter_noise.fold(self.slots.key, _STARTS))
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._initial_states.draw(counter_noise.fold(self.slots.key, _INITIAL_STATE))
 
-    def _enter(self, mask: Tensor, features: Tensor, demonstration: Tensor, start: Tensor) -> None:
-        self.slots.enter(mask, features, demonstration, start, self._detector.probability(features))
+    def _enter(self, mask: Tensor, features: Tensor, demonstration: Tensor, frame: Tensor) -> None:
+        self.slots.enter(mask, features, demonstration, frame, self._detector.probability(features))

@@ -58,7 +58,7 @@ class DreamState:
             )
         if state.fingerprint != fingerprint:
             raise ValueError(
-                f"the state was saved in world {state.world} [{state.fingerprint}], this environment dreams {world} "
+                f"the state was saved in world {state.world} [{state.fingerprint}], this environment has world {world} "
                 f"[{fingerprint}]: restore it with the same files and the same dynamics"
             )
         if state.chunk_length != chunk_length:

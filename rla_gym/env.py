@@ -14,14 +14,14 @@ from rla_gym.vector_env import RLAWMVectorEnv
 
 
 class RLAWMEnv(gym.Env[Any, Any]):
-    """One dreamed episode at a time; a step is one action chunk.
+    """One imagined episode at a time; a step is one action chunk.
 
     Action: (K*A,) float in [-1, 1], row-major (K, A). Observation: what ``obs`` names, by default patch tokens (L, C)
     float32, see :class:`rla_gym.observations.Observations`. Info: those of the vector environment as Python scalars:
     ``success`` (bool), ``success_probability``, ``reward_alignment``, ``reward_success`` and ``uncertainty`` (float),
     ``control_steps`` (int, of this episode), ``demonstration`` (int, the one rewarded).
 
-    ``RLAWMEnv(slot=i)`` dreams exactly what slot ``i`` of an :class:`RLAWMVectorEnv` dreams from the same seed.
+    ``RLAWMEnv(slot=i)`` gives the same episodes as slot ``i`` of an :class:`RLAWMVectorEnv` with the same seed.
 
     Example:
         >>> env = gym.make("RLAWM-Lift-v0")  # doctest: +SKIP
@@ -31,7 +31,8 @@ class RLAWMEnv(gym.Env[Any, Any]):
         slot: which slot of a vector environment to be.
         render_mode: None or "rgb_array".
         arguments: those of :class:`rla_gym.vector_env.RLAWMVectorEnv`, except ``num_envs``, ``autoreset_mode`` and
-            ``first_slot``. With ``output="torch"`` observations are tensors.
+            ``first_slot``: ``task``, ``world``, ``obs``, ``output``, ``out_of_bounds``, and every field of
+            :class:`rla_gym.dream_config.DreamConfig`. With ``output="torch"`` observations are tensors.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
@@ -50,13 +51,13 @@ class RLAWMEnv(gym.Env[Any, Any]):
         """Starts an episode; seed and options as in :meth:`rla_gym.vector_env.RLAWMVectorEnv.reset`."""
         if seed is None and not self._started:
             seed = self.np_random_seed  # drawn from entropy
-        told = self._vector.reset(seed=seed, options=options)
+        batch = self._vector.reset(seed=seed, options=options)
         super().reset(seed=seed)
         self._started = True
-        return _one(told)
+        return _first(*batch)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Dreams one action chunk on: action (K*A,) float array or tensor.
+        """Predicts the next state from an action chunk: action (K*A,) float array or tensor.
 
         Raises:
             ValueError: another shape or dtype, NaN or infinity, or beyond the bounds where these raise.
@@ -67,7 +68,7 @@ class RLAWMEnv(gym.Env[Any, Any]):
         observations, rewards, terminated, truncated, infos = self._vector.step(
             action[None] if hasattr(action, "ndim") else np.asarray(action)[None]
         )
-        observation, info = _one((observations, infos))
+        observation, info = _first(observations, infos)
         return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def get_state(self) -> DreamState:
@@ -75,10 +76,10 @@ class RLAWMEnv(gym.Env[Any, Any]):
         return self._vector.get_state()
 
     def set_state(self, state: DreamState, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Goes on from a saved state of one slot, see :meth:`rla_gym.vector_env.RLAWMVectorEnv.set_state`."""
-        told = self._vector.set_state(state, seed=seed)
+        """Restores a saved state of one slot, see :meth:`rla_gym.vector_env.RLAWMVectorEnv.set_state`."""
+        batch = self._vector.set_state(state, seed=seed)
         self._started = True
-        return _one(told)
+        return _first(*batch)
 
     def render(self) -> np.ndarray | None:
         """The present state as an (H, W, 3) uint8 frame, decoded now; None without ``render_mode="rgb_array"``."""
@@ -86,10 +87,10 @@ class RLAWMEnv(gym.Env[Any, Any]):
         return None if frames is None else frames[0]
 
     def close(self) -> None:
-        """Lets go of the world. Calling it twice does no harm."""
+        """Releases the world. A second call does nothing."""
         self._vector.close()
 
 
-def _one(told: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
-    observations, infos = told
+def _first(observations: Any, infos: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Observation and info of the one slot in a batch of one."""
     return row(observations, 0), {name: values[0].item() for name, values in infos.items() if not name.startswith("_")}

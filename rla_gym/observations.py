@@ -1,6 +1,6 @@
-"""What a policy may see, by name: spaces, and how the parts are put together. The dream and its twin share this.
+"""Observations by name: their spaces, and how they are built from their parts. The dream and its twin share this.
 
-torch is imported only when features are pooled, so simulators that hand out pictures alone do without it.
+torch is imported only when features are pooled: simulators whose observations are pictures alone run without it.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class Observations:
     ``features``         (L, C)                  float32  patch tokens, row by row of the picture, and proprioception
     ``pooled``           (see :func:`pool`,)     float32  the tokens averaged over a 4 x 4 grid of the picture, flat
     ``rgb``              (H, W, 3)               uint8    the picture, 0 to 255
-    ``proprioception``   (R,)                    float32  what the robot senses, and its change in the last control step
+    ``proprioception``   (R,)                    float32  proprioception and its change in the last control step
     ``last_action``      (K*A,)                  float32  the chunk that led here, within [-1, 1]; zeros after a reset
     ``remaining_time``   (1,)                    float32  share of the episode's chunks that is left: 1 after a reset
     ===================  ======================  =======  ==========================================================
 
-    Policies that attend to tokens want ``features``. Standard ones that flatten what they see (Stable-Baselines3's
-    "MlpPolicy") do best with ``pooled``: unlike a mean over all tokens it keeps where things are, in a quarter of the
-    numbers that 64 flattened tokens are, and a small MLP reads places off it better than off those. With
-    ``obs=("pooled", "remaining_time")`` and "MultiInputPolicy" the value function knows the clock, too, by which
-    episodes are cut. ``rgb`` of a dream is decoded from its features at every step: slower, and never more than these.
+    Policies that attend to tokens take ``features``. Policies that flatten their observation (Stable-Baselines3's
+    "MlpPolicy") do best with ``pooled``: unlike a mean over all tokens it keeps where things are, it has a quarter of
+    the numbers of 64 flattened tokens, and a small MLP reads positions from it more accurately than from those. With
+    ``obs=("pooled", "remaining_time")`` and "MultiInputPolicy" the value function also has the time left until
+    truncation. ``rgb`` of a dream is decoded from its features at every step: slower, and without more information.
 
     Args:
         obs: one name, which makes the observation that array; or a sequence of names, which makes it a dict of them.
         tokens: (L, C); not read where no features are asked for.
         image_size: H and W in pixels.
         action_size: K*A.
-        readings: R; 0 where the world knows nothing of the robot's senses.
+        proprioception_dim: R; 0 for a world from video alone.
 
     Attributes:
         names: what is observed.
@@ -53,27 +53,33 @@ class Observations:
     """
 
     def __init__(
-        self, obs: str | Sequence[str], *, tokens: tuple[int, int], image_size: int, action_size: int, readings: int
+        self,
+        obs: str | Sequence[str],
+        *,
+        tokens: tuple[int, int],
+        image_size: int,
+        action_size: int,
+        proprioception_dim: int,
     ) -> None:
         self.names, self._is_dict = check_obs(obs), not isinstance(obs, str)
-        if "proprioception" in self.names and readings == 0:
-            raise ValueError(f"obs={obs!r}: this world was trained from video alone and knows no proprioception")
+        if "proprioception" in self.names and proprioception_dim == 0:
+            raise ValueError(f"obs={obs!r}: this world was trained from video alone and has no proprioception")
         pooled = pooled_size(*tokens)
-        known: dict[str, spaces.Space[Any]] = {
+        by_name: dict[str, spaces.Space[Any]] = {
             "features": spaces.Box(-np.inf, np.inf, tokens, np.float32),
             "pooled": spaces.Box(-np.inf, np.inf, (pooled,), np.float32),
             "rgb": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
-            "proprioception": spaces.Box(-np.inf, np.inf, (readings,), np.float32),
+            "proprioception": spaces.Box(-np.inf, np.inf, (proprioception_dim,), np.float32),
             "last_action": spaces.Box(-1.0, 1.0, (action_size,), np.float32),
             "remaining_time": spaces.Box(0.0, 1.0, (1,), np.float32),
         }
-        chosen = {name: known[name] for name in self.names}
+        chosen = {name: by_name[name] for name in self.names}
         self.space: spaces.Space[Any] = spaces.Dict(chosen) if self._is_dict else chosen[self.names[0]]
 
     def build(self, parts: Mapping[str, Callable[[], Any]]) -> Any:
         """The observation: ``parts`` gives an array or tensor for each name, and only those observed are called."""
-        made = {name: parts[name]() for name in self.names}
-        return made if self._is_dict else made[self.names[0]]
+        observed = {name: parts[name]() for name in self.names}
+        return observed if self._is_dict else observed[self.names[0]]
 
 
 def check_obs(obs: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Gymnasium ids: for every task, the dream and its ground truth; and one that dreams any world."""
+"""Gymnasium ids: for every task, the dream and its ground truth; and one for any world."""
 
 from __future__ import annotations
 

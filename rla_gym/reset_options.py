@@ -21,9 +21,9 @@ class ResetOptions:
         mask: (B,) bool, the slots that are reset.
         demonstration, frame: (B,) int64, the demonstration to follow and the frame of it to start at, chosen by "demo"
             and "t"; None where they are left open.
-        rgb: (B, H, W, 3) or (1, H, W, 3) uint8, the pictures to dream on from; None to start in the demonstration.
-        proprioception: (B, R) or (1, R) float32, what the robot senses in the pictures, as many rows as they have; None
-            where the world's state has no such thing.
+        rgb: (B, H, W, 3) or (1, H, W, 3) uint8, the pictures to start from; None to start in the demonstration.
+        proprioception: (B, R) or (1, R) float32, the robot's values in the pictures, as many rows as these; None for a
+            world from video alone.
     """
 
     mask: Tensor
@@ -34,7 +34,14 @@ class ResetOptions:
 
     @classmethod
     def read(
-        cls, options: Any, lengths: np.ndarray, num_envs: int, readings: int, *, everyone: bool, device: torch.device
+        cls,
+        options: Any,
+        lengths: np.ndarray,
+        num_envs: int,
+        proprioception_dim: int,
+        *,
+        everyone: bool,
+        device: torch.device,
     ) -> ResetOptions:
         """The options of one ``reset``.
 
@@ -42,7 +49,7 @@ class ResetOptions:
             options: what the user gave.
             lengths: (N,) frames of each demonstration.
             num_envs: B.
-            readings: R, proprioceptive values in the world's state, 0 for none.
+            proprioception_dim: R, proprioceptive values in the world's state and their change; 0 for none.
             everyone: whether every slot is due, as the first time.
             device: where the tensors go.
 
@@ -59,12 +66,12 @@ class ResetOptions:
         demonstration, frame = _chosen(options, lengths, num_envs)
         mask = _mask(options.get("reset_mask"), num_envs, everyone)
         rgb = _frames(options["rgb"], num_envs) if "rgb" in options else None
-        sensed = _sensed(options, readings, num_envs)
-        if rgb is not None and sensed is not None and len(rgb) != len(sensed):
-            rgb, sensed = rgb.expand(num_envs, -1, -1, -1), sensed.expand(num_envs, -1)
+        values = _proprioception(options, proprioception_dim, num_envs)
+        if rgb is not None and values is not None and len(rgb) != len(values):
+            rgb, values = rgb.expand(num_envs, -1, -1, -1), values.expand(num_envs, -1)
         return cls(
             mask.to(device),
-            *(None if item is None else item.to(device) for item in (demonstration, frame, rgb, sensed)),
+            *(None if item is None else item.to(device) for item in (demonstration, frame, rgb, values)),
         )
 
 
@@ -112,27 +119,27 @@ def _frames(rgb: Any, num_envs: int) -> Tensor:
     return tensor if tensor.ndim == 4 else tensor.unsqueeze(0)
 
 
-def _sensed(options: Mapping[str, Any], readings: int, num_envs: int) -> Tensor | None:
+def _proprioception(options: Mapping[str, Any], dim: int, num_envs: int) -> Tensor | None:
     if "proprioception" not in options:
-        if "rgb" in options and readings:
+        if "rgb" in options and dim:
             raise ValueError(
-                f"reset option rgb needs 'proprioception' too in this world: ({readings},) values, the robot's "
-                "readings and their change since the control step before, as the twin observes them"
+                f"reset option rgb needs 'proprioception' too in this world: ({dim},) floats, the robot's values and "
+                "their change since the control step before, as the twin observes them"
             )
         return None
-    if "rgb" not in options or not readings:
-        reason = "needs 'rgb' too" if readings else "is not wanted: this world was trained from video alone"
+    if "rgb" not in options or not dim:
+        reason = "needs 'rgb' too" if dim else "is not wanted: this world was trained from video alone"
         raise ValueError(f"reset option proprioception {reason}")
     given = options["proprioception"]
     array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
-    if array.dtype.kind not in "fiu" or array.shape not in ((readings,), (1, readings), (num_envs, readings)):
+    if array.dtype.kind not in "fiu" or array.shape not in ((dim,), (1, dim), (num_envs, dim)):
         raise ValueError(
-            f"reset option proprioception has dtype {array.dtype} and shape {array.shape}: give ({readings},) or "
-            f"({num_envs}, {readings}) floats"
+            f"reset option proprioception has dtype {array.dtype} and shape {array.shape}: give ({dim},) or "
+            f"({num_envs}, {dim}) floats"
         )
     if not np.isfinite(array).all():
         raise ValueError(f"reset option proprioception holds NaN or infinity: {array}")
-    return torch.tensor(array, dtype=torch.float32).view(-1, readings)
+    return torch.tensor(array, dtype=torch.float32).view(-1, dim)
 
 
 def _slot_integers(name: str, value: Any, num_envs: int) -> np.ndarray:

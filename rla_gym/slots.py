@@ -1,4 +1,4 @@
-"""The state of every slot: which episode it is in, where that stands, and the random-number key that belongs to it."""
+"""The state of every slot: its episode, how far that has come, and the key of its random numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INFO: Mapping[str, torch.dtype] = {
 
 
 class Slots:
-    """Rows of one batch; whatever an episode's future depends on, besides its actions, is here.
+    """Rows of one batch: everything that an episode's future depends on, besides its actions.
 
     Args:
         num_envs: B.
@@ -31,7 +31,8 @@ class Slots:
         device: where the tensors live.
 
     Attributes:
-        seed, number, episode: (B,) int64; what the random numbers are made of.
+        seed, number, episode: (B,) int64; what the random numbers are made of. After :meth:`restore` a slot may have
+            another slot's number; ``slot_number`` (B,) int64 is always its number in this environment.
         key: (B,) int64, a function of (seed, slot number, episode) and of nothing else.
         features: (B, L, C) float32, the present state.
         error: (B, L) float32, expected of its tokens; zeros at the episode's beginning.
@@ -52,8 +53,8 @@ class Slots:
         def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(num_envs, *shape, dtype=dtype, device=device)
 
-        self.own_number = torch.arange(first_slot, first_slot + num_envs, device=device)
-        self.number = self.own_number
+        self.slot_number = torch.arange(first_slot, first_slot + num_envs, device=device)
+        self.number = self.slot_number
         self.seed, self.episode = zeros(dtype=torch.int64), zeros(dtype=torch.int64)
         self.key = zeros(dtype=torch.int64)
         self.features = zeros(*state_shape, dtype=torch.float32)
@@ -69,7 +70,7 @@ class Slots:
         given, words = self._words(seeds)
         given = given & mask
         self.seed = torch.where(given, words, self.seed)
-        self.number = torch.where(given, self.own_number, self.number)
+        self.number = torch.where(given, self.slot_number, self.number)
         self.episode = torch.where(given, -1, self.episode)
         self.advance(mask)
 
@@ -94,7 +95,7 @@ class Slots:
         self.taken = torch.where(mask, 0, self.taken)
         self.last_action = torch.where(mask[:, None], 0.0, self.last_action)
         self.ended = self.ended & ~mask
-        # Who has done nothing yet has not succeeded and was not paid; all else that a step measures is zero, too.
+        # Before its first step an episode has no success and no reward; all else that a step measures is zero, too.
         self.info = {name: value.masked_fill(mask, 0) for name, value in self.info.items()}
         self.info["success_probability"] = torch.where(mask, probability, self.info["success_probability"])
 
@@ -105,13 +106,13 @@ class Slots:
         return {name: tensor.detach().to("cpu", copy=True).numpy() for name, tensor in tensors.items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray], seeds: Sequence[int | None]) -> None:
-        """Goes back to what :meth:`arrays` gave; where a seed is given, on with its noise and the slot's own number."""
+        """Goes back to what :meth:`arrays` gave; with a seed a slot takes that seed's noise and ``slot_number``."""
         for name in self._SAVED:
             setattr(self, name, torch.tensor(arrays[name], device=self.key.device))
         self.info = {name: torch.tensor(arrays[f"info.{name}"], device=self.key.device) for name in INFO}
         given, words = self._words(seeds)
         self.seed = torch.where(given, words, self.seed)
-        self.number = torch.where(given, self.own_number, self.number)
+        self.number = torch.where(given, self.slot_number, self.number)
         self._make_key()
 
     def _make_key(self) -> None:

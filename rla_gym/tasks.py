@@ -1,7 +1,7 @@
-"""What a task is, in one place: robot, controller, camera, action names, where objects are placed.
+"""What a task is, in one place: robot, controller, camera, names of actions and proprioception, placements of objects.
 
-Collection, the ground-truth twin and the worlds all read the same :class:`TaskSpec`, so that a world is
-asked about exactly the pictures and actions it was trained on. Nothing heavy is imported here.
+Collection, the ground-truth twin and the dream read the same :class:`TaskSpec`, so that a world gets the pictures and
+actions that it was trained on. This file imports nothing of the project, and nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from world_models.world_model import WorldConfig
+DEFAULT_TASK = "Lift"
+"""The task of environments and collections that name none."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,19 @@ class TaskSpec:
         robot: robosuite's robot name.
         controller: robosuite's arm controller.
         control_hz: control steps per second.
-        action_names: one name per action dimension (A of them), each within [-1, 1]. Dimensions that the
-            controller has and that are not named here (rotation) are held at zero.
+        action_names: one name per action dimension (A of them), each within [-1, 1]. The gripper's goes to the robot's
+            gripper, the others go to the controller's first dimensions in this order; its further ones (rotation) stay
+            zero.
+        gripper: name of the action dimension that opens (-1) and closes (+1) the gripper.
+        proprioception: one name per proprioceptive value (P of them), among those that
+            :meth:`rla_gym.ground_truth.simulator.Simulator.proprioceptive_values` lists.
         camera: the one camera of collection, twin and world.
+        table_height: of the table's surface, metres, world frame.
         placements: by name.
-        objects: what lies about, the manipulated one first: what it is called in recordings -> robosuite's name.
+        objects: the objects on the table, the manipulated one first: their name in recordings -> robosuite's name.
+        episode_length: control steps of a recorded episode; long enough for a scripted expert.
+        card_metrics: names of metrics of the fidelity benchmark that a world's model card shows: those of every horizon
+            first, then rates after the last chunk.
         chunk_length: control steps in one environment step (K).
         max_chunks: environment steps in one episode.
         instruction: the task in words, as datasets store it.
@@ -72,9 +79,14 @@ class TaskSpec:
     controller: str
     control_hz: int
     action_names: tuple[str, ...]
+    gripper: str
+    proprioception: tuple[str, ...]
     camera: CameraSpec
+    table_height: float
     placements: Mapping[str, Placement]
     objects: Mapping[str, str]
+    episode_length: int
+    card_metrics: tuple[str, ...] = ()
     chunk_length: int = 8
     max_chunks: int = 6
     instruction: str = ""
@@ -85,6 +97,16 @@ class TaskSpec:
         """A, the number of action dimensions of one control step."""
         return len(self.action_names)
 
+    @property
+    def gripper_index(self) -> int:
+        """The action dimension that opens and closes the gripper, from 0 to A - 1."""
+        return self.action_names.index(self.gripper)
+
+    @property
+    def proprioception_dim(self) -> int:
+        """R = 2 P: the proprioceptive values and the change of each since the control step before."""
+        return 2 * len(self.proprioception)
+
     def placement(self, name: str) -> Placement:
         """A placement by its name.
 
@@ -92,10 +114,16 @@ class TaskSpec:
             ValueError: if the task has no such placement; the message lists those it has.
         """
         if name not in self.placements:
-            known = ", ".join(repr(known) for known in self.placements)
-            raise ValueError(f"unknown placement {name!r} for task {self.name!r}: choose one of {known}")
+            choices = ", ".join(map(repr, self.placements))
+            raise ValueError(f"unknown placement {name!r} for task {self.name!r}: choose one of {choices}")
         return self.placements[name]
 
+
+_CUBE_METRICS = (
+    "token_l1_vs_persistence", "cube_error_cm", "eef_error_cm", "gripper_error_cm", "false_lift_rate",
+    "missed_lift_rate",
+)  # fmt: skip
+"""Card metrics of tasks that begin with lifting a cube."""
 
 TASKS: Mapping[str, TaskSpec] = MappingProxyType(
     {
@@ -106,9 +134,14 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             controller="OSC_POSE",
             control_hz=20,
             action_names=("x", "y", "z", "gripper"),
+            gripper="gripper",
+            proprioception=("hand_x", "hand_y", "hand_z", "gripper_opening"),
             camera=CameraSpec(position=(0.45, 0.22, 1.10), target=(-0.05, 0.0, 0.90), fovy=33.0, size=128),
+            table_height=0.8,
             placements=MappingProxyType({"standard": Placement(0.03), "wide": Placement(0.10)}),
             objects=MappingProxyType({"cube": "cube"}),
+            episode_length=56,
+            card_metrics=_CUBE_METRICS,
             instruction="lift the red cube off the table",
             state_dim=32,
         ),
@@ -119,15 +152,20 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType(
             controller="OSC_POSE",
             control_hz=20,
             action_names=("x", "y", "z", "gripper"),
+            gripper="gripper",
+            proprioception=("hand_x", "hand_y", "hand_z", "gripper_opening"),
             camera=CameraSpec(position=(0.50, 0.0, 1.15), target=(-0.05, 0.0, 0.93), fovy=33.0, size=128),
+            table_height=0.8,
             placements=MappingProxyType(
                 {
                     "standard": Placement(0.03, ((0.0, -0.07), (0.0, 0.07))),
-                    # robosuite's own
+                    # robosuite's default
                     "wide": Placement(0.08, ((0.0, 0.0), (0.0, 0.0))),
                 }
             ),
             objects=MappingProxyType({"cube": "cubeA", "base": "cubeB"}),
+            episode_length=80,
+            card_metrics=_CUBE_METRICS,
             max_chunks=9,
             instruction="stack the red cube on the green one",
             state_dim=45,
@@ -143,13 +181,13 @@ def get_task(name: str) -> TaskSpec:
         ValueError: if there is no such task; the message lists the known ones.
     """
     if name not in TASKS:
-        known = ", ".join(repr(known) for known in TASKS)
-        raise ValueError(f"unknown task {name!r}: choose one of {known}")
+        choices = ", ".join(map(repr, TASKS))
+        raise ValueError(f"unknown task {name!r}: choose one of {choices}")
     return TASKS[name]
 
 
 def dream_id(task: str | None) -> str:
-    """Gymnasium's id of a task's dream; of one that is not in :data:`TASKS`, the id that dreams any world."""
+    """Gymnasium's id of a task's dream; of one that is not in :data:`TASKS`, the id for any world."""
     return f"RLAWM-{task}-v0" if task in TASKS else "RLAWM-v0"
 
 
@@ -159,37 +197,10 @@ def simulator_id(task: str) -> str:
 
 
 def bundled_world(task: str | None) -> str:
-    """The name that a task's world has among the bundled ones; of no task's in particular, Lift's."""
-    return (task or "Lift").lower()
+    """The name that a task's world has among the bundled ones; for None, that of :data:`DEFAULT_TASK`."""
+    return (task or DEFAULT_TASK).lower()
 
 
 def episode_chunks(task: str) -> int:
     """Environment steps in an episode of a task, also of one that is not in :data:`TASKS`."""
     return TASKS[task].max_chunks if task in TASKS else TaskSpec.max_chunks
-
-
-def check_world_fits(task: TaskSpec, config: WorldConfig, world: object) -> None:
-    """Whether a world shows a task as this version of the environment defines it.
-
-    Args:
-        task: the environment's.
-        config: the world's.
-        world: what the user calls the world.
-
-    Raises:
-        ValueError: the world is of another task, or of one with other actions or another control rate.
-    """
-    if config.task != task.name:
-        raise ValueError(
-            f"world {world!r} shows task {config.task!r}, not {task.name!r}: choose a world of {task.name!r}, "
-            f"or dream this one as {dream_id(None)!r}"
-        )
-    for what, found, wanted in (
-        ("actions", tuple(config.action_names), task.action_names),
-        ("control steps per second", config.fps, task.control_hz),
-    ):
-        if found != wanted:
-            raise ValueError(
-                f"world {world!r} was trained on a {task.name} with {what} {found}, this version of the environment "
-                f"has {wanted}: train the world anew, or install the rla-gym that it was trained with"
-            )

@@ -14,24 +14,24 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rewards.video_aligned import check_reward_name
 from rla_gym import infos, world_cache
 from rla_gym.actions import ActionReader
 from rla_gym.arguments import OUT_OF_BOUNDS, OUTPUTS, RENDER_MODES, at_least, checked_seeds, one_of, usable_device
 from rla_gym.dream import Dream
+from rla_gym.dream_config import DreamConfig
 from rla_gym.dream_state import DreamState
 from rla_gym.observations import Observations, check_obs
-from rla_gym.starts import STARTS
-from rla_gym.tasks import bundled_world, check_world_fits, episode_chunks, get_task
+from rla_gym.tasks import bundled_world, get_task
+from rla_gym.world_fit import check_world_fits
 
 Seed = int | Sequence[int | None] | None
 
 
 class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
-    """``num_envs`` episodes dreamed side by side. One step is one action chunk: K control steps of A dimensions.
+    """``num_envs`` imagined episodes side by side. One step is one action chunk: K control steps of A dimensions.
 
-    Slot ``i``'s noise and start states are a function of (seed, ``first_slot + i``, episode, step) alone, so its
-    trajectory does not depend on ``num_envs`` or on what other slots do (up to float rounding in batched matmuls).
+    The noise and the initial states of slot ``i`` are a function of (seed, ``first_slot + i``, episode, step) alone, so
+    its trajectory does not depend on ``num_envs`` or on what other slots do (up to float rounding in batched matmuls).
     Actions are (num_envs, K*A) float in [-1, 1], row-major (K, A). Observations are what ``obs`` names, by default the
     tokens (num_envs, L, C) float32; :class:`rla_gym.observations.Observations` lists all and says which suits whom.
     Infos follow Gymnasium's vector convention (``key`` and mask ``_key``, each (num_envs,)): ``success`` bool,
@@ -41,34 +41,25 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
 
     With ``output="torch"`` everything returned is a tensor on ``device``, and :meth:`step` never waits for it if the
     actions are on it, too: ``final_obs`` and ``final_info`` are then always there, to be read where ``_final_obs`` is
-    True, and bad actions on a GPU are reported by this step or a later one, as soon as the news arrives.
+    True, and bad actions on a GPU are reported by this step or a later one, without waiting for the GPU.
 
     Example:
-        >>> dream = gym.make_vec("RLAWM-Lift-v0", num_envs=64, output="torch")  # doctest: +SKIP
+        >>> dream = gym.make_vec("RLAWM-Lift-v0", num_envs=64, output="torch", reward="goal")  # doctest: +SKIP
         >>> obs, info = dream.reset(seed=0)  # doctest: +SKIP
 
     Args:
         num_envs: slots B.
         task: name of a task in :mod:`rla_gym.tasks`, which must be the world's; None for whatever the world shows.
-        world: name of a bundled world, or a world folder; None for the bundled one of the task.
-        dynamics: "flow" (samples futures) or "regression" (predicts one).
-        device, precision: a torch device; "float32", or "bfloat16" (faster where the processor has it).
+        world: name of a bundled world or of an installed package's, or a world folder; None for the task's bundled one.
         obs: name of an observation, or several names for a dict of them.
         output: "numpy" or "torch".
-        reward: "corresponding" (in time), "goal", "progress", "success_probability" or "sparse", each a class in
-            :mod:`rewards.video_aligned` that says what it rewards; the bonus comes on top.
-        success_bonus, terminate_on_success: what success adds to a step's reward, and whether it ends the episode.
         out_of_bounds: "clip" actions to [-1, 1], or "raise" an error for those beyond.
-        starts: "mixed", "first" or "everywhere", see :class:`rla_gym.starts.Starts`.
-        chunk_length: K, 1 up to the world's (default) chunk length.
-        prediction_length: actions after which the world predicts a state; several times in a longer chunk. None for the
-            world's own.
-        max_chunks: steps after which an episode is truncated; None for the task's own.
-        solver_steps: steps of the flow's solver; None for the world's own.
-        max_uncertainty: a step of a higher uncertainty truncates the episode, as beyond what the dream knows.
         autoreset_mode: Gymnasium's NEXT_STEP (default), SAME_STEP or DISABLED, or its string.
         render_mode: None or "rgb_array".
         first_slot: number of the first slot, for workers that share one run's slots.
+        settings: every field of :class:`rla_gym.dream_config.DreamConfig`, which documents them: ``dynamics``,
+            ``device``, ``precision``, ``reward``, ``success_bonus``, ``terminate_on_success``, ``initial_states``,
+            ``chunk_length``, ``prediction_length``, ``max_chunks``, ``solver_steps``, ``max_uncertainty``.
 
     Attributes:
         world: folder of the world.
@@ -76,6 +67,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         success_threshold: success probability from which on an imagined state counts as a success.
 
     Raises:
+        TypeError: an argument is unknown.
         ValueError, FileNotFoundError: an argument is out of its range, or there is no such task, world or device.
     """
 
@@ -88,59 +80,45 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         *,
         task: str | None = "Lift",
         world: str | Path | None = None,
-        dynamics: str = "flow",
-        device: str = "cpu",
-        precision: str = "float32",
         obs: str | Sequence[str] = "features",
         output: str = "numpy",
-        reward: str = "corresponding",
-        success_bonus: float = 1.0,
-        terminate_on_success: bool = True,
         out_of_bounds: str = "clip",
-        starts: str = "mixed",
-        chunk_length: int | None = None,
-        prediction_length: int | None = None,
-        max_chunks: int | None = None,
-        solver_steps: int | None = None,
-        max_uncertainty: float | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         first_slot: int = 0,
+        **settings: Any,
     ) -> None:
+        config = DreamConfig.from_arguments(settings, RLAWMVectorEnv)
         spec = None if task is None else get_task(task)
         world = world or bundled_world(task)
         check_obs(obs)
         one_of(OUTPUTS, output=output)
         one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
-        one_of(STARTS, starts=starts)
         one_of(RENDER_MODES, render_mode=render_mode)
-        check_reward_name(reward)
-        at_least(1, num_envs=num_envs, max_chunks=max_chunks, solver_steps=solver_steps)
-        at_least(0, first_slot=first_slot, max_uncertainty=max_uncertainty)
+        at_least(1, num_envs=num_envs)
+        at_least(0, first_slot=first_slot)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        on_device = usable_device(device)
-        key, opened = world_cache.acquire_world(world, dynamics, on_device, precision, prediction_length)
+        device = usable_device(config.device)
+        key, opened = world_cache.acquire_world(
+            world, config.dynamics, device, config.precision, config.prediction_length
+        )
         self._release = weakref.finalize(self, world_cache.release, key)  # also when it is never closed
         model = opened.world.model
         if spec is not None:
             check_world_fits(spec, model.config, world)
-        self._dream = Dream(
-            opened, on_device, num_envs=num_envs, first_slot=first_slot, reward=reward, success_bonus=success_bonus,
-            terminate_on_success=terminate_on_success, starts=starts, chunk_length=chunk_length,
-            max_chunks=max_chunks or episode_chunks(model.config.task), max_uncertainty=max_uncertainty,
-            solver_steps=solver_steps,
-        )  # fmt: skip
+        self._dream = Dream(opened, device, config, num_envs=num_envs, first_slot=first_slot)
         self.chunk_length = self._dream.chunk_length
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
-        self.world, self.success_threshold = str(opened.world.folder), opened.dream_threshold
+        self.world, self.success_threshold = str(opened.world.folder), opened.success_threshold
         self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}
         self.metadata["render_fps"] = model.config.fps / self.chunk_length
 
         tokens, action_size = (model.num_tokens, model.channels), self.chunk_length * model.action_dim
         self._observations = Observations(
-            obs, tokens=tokens, image_size=model.image_size, action_size=action_size, readings=model.readings
-        )
-        self._read = ActionReader(num_envs, self.chunk_length, model.action_dim, on_device, out_of_bounds)
+            obs, tokens=tokens, image_size=model.image_size, action_size=action_size,
+            proprioception_dim=model.proprioception_dim,
+        )  # fmt: skip
+        self._read = ActionReader(num_envs, self.chunk_length, model.action_dim, device, out_of_bounds)
         self.single_observation_space = self._observations.space
         self.single_action_space = Box(-1.0, 1.0, (action_size,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -154,10 +132,11 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         Args:
             seed: one for all slots (their trajectories differ by their numbers), or one int or None per slot. None
                 goes on to the next episode of the seed in use.
-            options: "demo" (int or (num_envs,) ints) and "t" (its frame) choose the start; "rgb", a uint8 frame
+            options: "demo" (int or (num_envs,) ints) and "t" (its frame) choose the initial state; "rgb", a uint8 frame
                 (H, W, 3) of any size or one per slot (num_envs, H, W, 3), starts from that picture, rewarded by the
                 demonstration whose first frame is nearest unless "demo" is given; "proprioception", (R,) or
-                (num_envs, R) float, goes with it where the world senses; "reset_mask" (num_envs,) bool spares slots.
+                (num_envs, R) float, is needed with it unless the world is from video alone; "reset_mask" (num_envs,)
+                bool chooses the slots to reset.
 
         Raises:
             ValueError: a seed or option is unknown, out of range or contradicts another; nothing has changed then.
@@ -170,11 +149,11 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         if isinstance(seed, int | np.integer):
             super().reset(seed=seeds[0])
         self._started = True
-        return self._told(self._observe(), self._dream.infos(mask))
+        return self._converted(self._observe(), self._dream.infos(mask))
 
     @torch.no_grad()
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Dreams one action chunk on in every slot: actions (num_envs, K*A) float array or tensor.
+        """Predicts the next state of every slot from an action chunk: actions (num_envs, K*A) float array or tensor.
 
         Returns:
             Observations, rewards (num_envs,) (float32 tensor or float64 array), terminated and truncated (num_envs,)
@@ -200,7 +179,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
             self._dream.next_episode(finished)
         reward = reward.double() if self.output == "numpy" else reward  # as in Gymnasium's own vector environments
         info = {**final, **self._dream.infos(self._dream.everyone)}
-        return self._told(self._observe(), reward, terminated, truncated, info)
+        return self._converted(self._observe(), reward, terminated, truncated, info)
 
     def get_state(self) -> DreamState:
         """Saves every slot: picklable, and indexable by slot to branch, see :class:`rla_gym.dream_state.DreamState`."""
@@ -209,12 +188,12 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
 
     @torch.no_grad()
     def set_state(self, state: DreamState, *, seed: Seed = None) -> tuple[Any, dict[str, Any]]:
-        """Goes on from a saved state as the environment that saved it would, if it was made with the same arguments.
+        """Restores a saved state; from it an environment made with the same arguments goes on as the one that saved it.
 
         Args:
             state: one slot for each of this environment's. Branches of one slot share its noise: only their actions
                 tell them apart.
-            seed: as in :meth:`reset`; from here on each slot draws the noise of this seed and of its own number.
+            seed: as in :meth:`reset`; from here on each slot draws the noise of this seed and of its number here.
 
         Returns:
             Observations and infos of the restored step.
@@ -225,10 +204,10 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         self._check_open()
         self._dream.restore(state, checked_seeds(seed, self.num_envs))
         self._started = True
-        return self._told(self._observe(), self._dream.infos(self._dream.everyone))
+        return self._converted(self._observe(), self._dream.infos(self._dream.everyone))
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """The present state of every slot as a tuple of (H, W, 3) uint8 frames; decoded only now that you ask."""
+        """The present state of every slot as a tuple of (H, W, 3) uint8 frames; decoded by this call alone."""
         self._check_open("render()")
         if self.render_mode is None:
             gym.logger.warn("render() without a render mode: make the environment with render_mode='rgb_array'")
@@ -237,7 +216,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
             return tuple(self._dream.decode().cpu().numpy())
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Lets go of the world; the last environment that uses it frees its memory."""
+        """Releases the world; the last environment that uses it frees its memory."""
         self._release()
         del self._dream
 
@@ -250,5 +229,5 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
     def _observe(self) -> Any:
         return self._observations.build(self._dream.parts())
 
-    def _told(self, *values: Any) -> Any:
+    def _converted(self, *values: Any) -> Any:
         return values if self.output == "torch" else tuple(map(infos.to_numpy, values))

@@ -1,4 +1,4 @@
-"""Worlds and encoders loaded once per process: environments that want the same share the weights."""
+"""Worlds and encoders loaded once per process: environments of the same world share the weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from rewards.success import SuccessDetector
-from world_models.checkpoint import tensor_bytes
-from world_models.state import StateEncoder
-from world_models.world_model import World, load_encoder, load_world, world_folder
+from world_models.encoders.state import StateEncoder
+from world_models.files import tensor_bytes
+from world_models.io import World, load_encoder, load_world, world_folder
 
 Key = tuple[Any, ...]
 
@@ -27,19 +27,19 @@ class OpenWorld:
     Attributes:
         world: model and demonstrations.
         detector: of success.
-        dream_threshold: success probability from which on an imagined state counts as a success.
+        success_threshold: success probability from which on an imagined state counts as a success.
     """
 
     world: World
     detector: SuccessDetector
-    dream_threshold: float
+    success_threshold: float
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of all that a dream in this world depends on: dynamics, weights, detector, demonstrations."""
+        """Hex digest of all that a dream of this world depends on: dynamics, weights, detector, demonstrations."""
         demonstrations = self.world.demonstrations
         model = self.world.model
-        settings = (type(model).__name__, model.prediction_length, self.detector.threshold, self.dream_threshold)
+        settings = (type(model).__name__, model.prediction_length, self.detector.threshold, self.success_threshold)
         digest = hashlib.sha256(repr(settings).encode())
         for tensor in (
             *self.world.model.state_dict().values(),
@@ -59,7 +59,7 @@ class _Loaded:
 
 _open: dict[Key, _Loaded] = {}
 _lock = threading.RLock()
-"""Of one thread's own: the garbage collector may release an environment's world while that thread loads another."""
+"""Reentrant: while a thread loads a world, its garbage collector may release another environment's world."""
 
 
 def acquire_world(
@@ -71,7 +71,7 @@ def acquire_world(
 ) -> tuple[Key, OpenWorld]:
     """The world, loaded if no environment of this process has it open; :func:`release` the key when done with it.
 
-    A world whose files changed since (a finished training, say) is loaded afresh.
+    A world whose files changed since (after a training, say) is loaded anew.
 
     Raises:
         ValueError, FileNotFoundError: no such world, dynamics, precision or prediction length, or no success detector;
@@ -84,7 +84,7 @@ def acquire_world(
             folder, dynamics=dynamics, device=device, precision=precision, prediction_length=prediction_length
         )
         detector = SuccessDetector.load(folder, device)
-        return OpenWorld(loaded, detector, detector.dream_threshold(dynamics))
+        return OpenWorld(loaded, detector, detector.imagined_threshold(dynamics))
 
     return _acquire((*_identity(folder), dynamics, str(device), precision, prediction_length), load)
 
@@ -96,7 +96,7 @@ def acquire_encoder(world: str | Path, device: torch.device) -> tuple[Key, State
 
 
 def release(key: Key) -> None:
-    """One environment less; the last one frees the memory."""
+    """Counts one user less; the last one frees the memory."""
     with _lock:
         _open[key].users -= 1
         if _open[key].users == 0:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from world_models.io import save_model
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,14 +19,15 @@ import torch
 from rewards import SuccessDetector
 from rla_gym import RLAWMVectorEnv
 from tests.dreams import Make
+from world_models.config import WorldConfig
 from world_models.data.demonstrations import Demonstrations
-from world_models.features import EncoderConfig, FeatureEncoder
-from world_models.flow import FlowConfig
-from world_models.regression import RegressionConfig
-from world_models.rgb_decoder import RGBDecoderConfig
-from world_models.rla import RLAConfig
-from world_models.state import StateEncoder
-from world_models.world_model import RegressionWorldModel, RLAWorldModel, WorldConfig, load_world
+from world_models.encoders.features import EncoderConfig, FeatureEncoder
+from world_models.encoders.state import StateEncoder
+from world_models.heads.rgb_decoder import RGBDecoderConfig
+from world_models.io import load_world
+from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
+from world_models.mixer.regression import RegressionConfig
+from world_models.mixer.residual_flow import ResidualFlowConfig
 
 torch.set_num_threads(1)
 # The same few examples in every run: a test that fails fails for everybody, and again.
@@ -47,9 +50,12 @@ def tiny_config(proprioception: int = 0) -> WorldConfig:
             channels=8,
         ),
         rgb_decoder=RGBDecoderConfig(width=16),
-        rla=RLAConfig(latents=4, latent_dim=4, width=16, depth=1),
-        flow=FlowConfig(width=16, condition_depth=1, flow_depth=1, solver_steps=2),
-        regression=RegressionConfig(width=16, depth=1),
+        dynamics={
+            "residual_flow": ResidualFlowConfig(
+                width=16, base_depth=1, flow_depth=1, solver_steps=2, latents=4, latent_dim=4
+            ),
+            "regression": RegressionConfig(width=16, depth=1),
+        },
     )
 
 
@@ -64,33 +70,33 @@ def save_tiny_world(folder: Path, spread: float, proprioception: int = 0) -> Pat
     config = tiny_config(proprioception)
     torch.manual_seed(0)
     encoder = StateEncoder(FeatureEncoder(config.encoder), config.proprioception)
-    for model in (RLAWorldModel(config, encoder), RegressionWorldModel(config, encoder)):
+    for model in (ResidualFlowWorldModel(config, encoder), RegressionWorldModel(config, encoder)):
         for parameter in model.parameters():
             # Zero-initialised outputs would make every prediction the identity.
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=spread)
-        if isinstance(model, RLAWorldModel):
-            model.rla.fit_components(torch.randn(200, encoder.num_tokens, encoder.channels))
-        model.save(folder)
+        if isinstance(model, ResidualFlowWorldModel):
+            model.latent_projection.fit(torch.randn(200, encoder.num_tokens, encoder.channels))
+        save_model(folder, model)
     lengths, shape = [20, 22, 24, 26, 28, 30], (1, encoder.num_tokens, encoder.channels)
     drift = [torch.linspace(0, 1, length).view(-1, 1, 1) * torch.randn(shape) for length in lengths]
     features = [torch.randn(shape) + item for item in drift]
     actions = [torch.rand(length, 4) * 2 - 1 for length in lengths]
     first_states = torch.randn(20, encoder.num_tokens, encoder.channels)
-    Demonstrations.stack(features, actions, first_states).save(folder / "starts.safetensors")
+    Demonstrations.stack(features, actions, first_states).save(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny world that heeds actions and noise, with a success detector that fires now and then."""
+    """A tiny world that depends on actions and noise, with a success detector that fires now and then."""
     return str(add_detector(save_tiny_world(tmp_path_factory.mktemp("world"), spread=0.4)))
 
 
 @pytest.fixture(scope="session")
-def sensing_world(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The same with four proprioceptive readings in its state: L=17, R=8."""
-    return str(add_detector(save_tiny_world(tmp_path_factory.mktemp("sensing"), spread=0.4, proprioception=4)))
+def proprioceptive_world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with four proprioceptive values in its state: L=17, R=8."""
+    return str(add_detector(save_tiny_world(tmp_path_factory.mktemp("proprioceptive"), spread=0.4, proprioception=4)))
 
 
 def add_detector(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Rolling environments out and comparing what they tell."""
+"""Rolling environments out and comparing their outputs."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class DeadlyPolicy:
     def __init__(self, killed: Path) -> None:
         self.killed = killed
 
-    def __call__(self, rgb: np.ndarray, readings: np.ndarray, step: int) -> np.ndarray:
+    def __call__(self, rgb: np.ndarray, proprioception: np.ndarray, step: int) -> np.ndarray:
         if step == 2 and not self.killed.exists():
             self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -15,17 +15,20 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from safetensors.torch import load_file
 
-from agents.bc import BCConfig, choose_demonstrations, chunk_samples, train_bc
+from agents.bc import BCConfig, train_bc
 from agents.blind import BlindConfig, make_blind
+from agents.cloning_data import choose_demonstrations, chunk_samples
 from agents.evaluate import EvaluateConfig, evaluate
-from agents.gaussian import gaussian_kl, gaussian_log_prob
 from agents.play import PlayConfig, play
-from agents.policy import TokenPolicy, load_policy
+from agents.policies.gaussian import gaussian_kl, gaussian_log_prob
+from agents.policies.io import load_policy
+from agents.policies.token_policy import TokenPolicy
 from agents.ppo import PPOConfig, train_ppo
+from agents.ppo_checkpoint import load_checkpoint
 from rewards.success import SuccessDetector
 from rla_gym.tasks import dream_id
 from world_models.data.demonstrations import Demonstrations
-from world_models.processes import choose_device
+from world_models.devices import choose_device
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,9 @@ def world(tiny_world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def clone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("clone")
-    config = BCConfig(world=str(world), out=out, demonstrations=3, steps=100, width=32, device="cpu", progress=False)
+    config = BCConfig(
+        world=str(world), out=out, demonstrations=3, gradient_steps=40, width=32, device="cpu", progress=False
+    )
     return train_bc(config)
 
 
@@ -93,7 +98,7 @@ def test_policy_comes_back_from_its_folder(tmp_path: Path, num_tokens: int) -> N
     assert not loaded.training
 
 
-def test_policy_tells_where_a_token_is() -> None:
+def test_a_policys_action_depends_on_where_a_token_is() -> None:
     """Attention pooling must not lose positions: the same content elsewhere is another action."""
     torch.manual_seed(0)
     policy = TokenPolicy(16, 8, 2, 4, width=32)
@@ -103,7 +108,7 @@ def test_policy_tells_where_a_token_is() -> None:
     assert (one - other).abs().max() > 1e-3
 
 
-def test_policy_errors_name_the_mend(tmp_path: Path) -> None:
+def test_policy_errors_name_the_fix(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="rla-gym agent bc"):
         load_policy(tmp_path)
     policy = TokenPolicy(16, 8, 2, 4, width=32)
@@ -130,12 +135,12 @@ def test_bc_learns_demonstrations_by_heart(world: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     frames, moves = [torch.randn(25, 16, 8) for _ in range(3)], [torch.rand(25, 4) * 2 - 1 for _ in range(3)]
     demonstrations = Demonstrations.stack(frames, moves)
-    demonstrations.save(tmp_path / "noise" / "starts.safetensors")
+    demonstrations.save(tmp_path / "noise")
     config = BCConfig(
         world=str(tmp_path / "noise"),
         out=tmp_path / "bc",
         demonstrations=2,
-        steps=400,
+        gradient_steps=250,
         feature_noise=0.0,
         token_dropout=0.0,
         initial_std=0.2,
@@ -160,21 +165,21 @@ def test_bc_learns_demonstrations_by_heart(world: Path, tmp_path: Path) -> None:
 
 def test_bc_is_reproducible(world: Path, tmp_path: Path, clone: Path) -> None:
     torch.manual_seed(123)  # what other code does to torch's generator must not matter
-    config = BCConfig(world=str(world), out=tmp_path, demonstrations=3, steps=100, width=32, device="cpu")
+    config = BCConfig(world=str(world), out=tmp_path, demonstrations=3, gradient_steps=40, width=32, device="cpu")
     again = train_bc(dataclasses.replace(config, progress=False))
     assert largest_difference(clone, again) == 0.0
 
 
 def test_of_videos_the_frames_alone_are_used(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world, tmp_path / "world")
-    demonstrations = Demonstrations.load(world / "starts.safetensors")
-    config = BCConfig(world=str(tmp_path / "world"), out=tmp_path / "bc", demonstrations=2, videos=3, steps=30,
+    demonstrations = Demonstrations.load(world)
+    config = BCConfig(world=str(tmp_path / "world"), out=tmp_path / "bc", demonstrations=2, videos=3, gradient_steps=30,
                       width=32, device="cpu", progress=False)  # fmt: skip
     policies = []
     for unknown in (0.0, float("nan")):
         actions = demonstrations.actions.clone()
         actions[choose_demonstrations(demonstrations, 5, config.seed)[2:]] = unknown
-        dataclasses.replace(demonstrations, actions=actions).save(tmp_path / "world" / "starts.safetensors")
+        dataclasses.replace(demonstrations, actions=actions).save(tmp_path / "world")
         policies.append(train_bc(dataclasses.replace(config, out=tmp_path / f"bc_{unknown}")))
     assert largest_difference(*policies) == 0.0
     assert load_policy(policies[0]).method == "bc_videos"
@@ -185,7 +190,7 @@ def test_of_videos_the_frames_alone_are_used(world: Path, tmp_path: Path) -> Non
 
 
 def test_demonstrations_are_nested_and_checked(world: Path) -> None:
-    demonstrations = Demonstrations.load(world / "starts.safetensors")
+    demonstrations = Demonstrations.load(world)
     six, three = (choose_demonstrations(demonstrations, count, seed=1) for count in (6, 3))
     assert torch.equal(six[:3], three)
     assert sorted(six.tolist()) == list(range(6))
@@ -196,7 +201,7 @@ def test_demonstrations_are_nested_and_checked(world: Path) -> None:
 
 
 def test_chunks_repeat_the_last_action_past_the_end(world: Path) -> None:
-    demonstrations = Demonstrations.load(world / "starts.safetensors")
+    demonstrations = Demonstrations.load(world)
     features, actions = chunk_samples(demonstrations, torch.tensor([1]), chunk_length=4)
     length = int(demonstrations.lengths[1])
     assert features.shape == (length, 16, 8)
@@ -207,15 +212,15 @@ def test_chunks_repeat_the_last_action_past_the_end(world: Path) -> None:
 def test_blind_policy_plays_the_mean_demonstration(world: Path, tmp_path: Path) -> None:
     policy = load_policy(make_blind(BlindConfig(world=str(world), out=tmp_path, demonstrations=2, seed=3)))
     assert policy.method == "blind"
-    demonstrations = Demonstrations.load(world / "starts.safetensors")
+    demonstrations = Demonstrations.load(world)
     chosen = choose_demonstrations(demonstrations, 2, seed=3)
     features = torch.randn(3, 16, 8)
     actions = policy.act(features, torch.tensor([0, 1, 99])).view(3, 8, 4)
     mean = demonstrations.actions[chosen].mean(0)
     assert torch.allclose(actions[:2].flatten(0, 1), mean[:16])
-    held = torch.stack([demonstrations.actions[i, demonstrations.lengths[i] - 1] for i in chosen]).mean(0)
-    assert torch.allclose(actions[2, -1], held)
-    with pytest.raises(ValueError, match="clock"):
+    last = torch.stack([demonstrations.actions[i, demonstrations.lengths[i] - 1] for i in chosen]).mean(0)
+    assert torch.allclose(actions[2, -1], last)
+    with pytest.raises(ValueError, match="chunk index"):
         policy.act(features)
 
 
@@ -242,7 +247,7 @@ def test_ppo_logs_and_resumes_to_the_same_policy(ppo: PPOConfig, tmp_path: Path)
     assert largest_difference(whole, parts.out) > 0.0
     resumed = train_ppo(dataclasses.replace(parts, iterations=4, resume=True))
     assert largest_difference(whole, resumed) == 0.0
-    drop = {"charts/decisions_per_second", "charts/rollout_share"}
+    drop = {"charts/env_steps_per_second", "charts/rollout_share"}
     assert [{k: v for k, v in row.items() if k not in drop} for row in history(whole)] == [
         {k: v for k, v in row.items() if k not in drop} for row in history(resumed)
     ]
@@ -253,7 +258,7 @@ def test_ppo_logs_and_resumes_to_the_same_policy(ppo: PPOConfig, tmp_path: Path)
         "charts/dream_return",
         "charts/dream_success_rate",
         "charts/kl_to_bc",
-        "charts/decisions_per_second",
+        "charts/env_steps_per_second",
         "losses/policy",
         "losses/value",
         "losses/approx_kl",
@@ -269,7 +274,7 @@ def test_ppo_stops_when_its_time_is_over(ppo: PPOConfig) -> None:
     out = train_ppo(ppo)
     assert len(history(out)) == 1
     training = load_policy(out).facts["training"]
-    assert training["decisions"] == ppo.num_envs * ppo.steps
+    assert training["env_steps"] == ppo.num_envs * ppo.num_steps
     assert training["trained_seconds"] > 0
 
 
@@ -279,10 +284,10 @@ def test_ppo_warm_up_leaves_the_clone_alone(ppo: PPOConfig, clone: Path) -> None
     assert [row["charts/kl_to_bc"] for row in history(folder)] == [0.0, 0.0]
 
 
-def test_ppo_stays_nearer_with_a_stronger_anchor(ppo: PPOConfig, tmp_path: Path) -> None:
+def test_a_stronger_anchor_bounds_the_kl_to_the_clone(ppo: PPOConfig, tmp_path: Path) -> None:
     free = dataclasses.replace(ppo, iterations=12, learning_rate=1e-4, kl_coefficient=0.0, out=tmp_path / "free")
-    held = dataclasses.replace(free, kl_coefficient=1.0, out=tmp_path / "held")
-    distances = [history(train_ppo(config))[-1]["charts/kl_to_bc"] for config in (free, held)]
+    anchored = dataclasses.replace(free, kl_coefficient=1.0, out=tmp_path / "anchored")
+    distances = [history(train_ppo(config))[-1]["charts/kl_to_bc"] for config in (free, anchored)]
     assert distances[1] < 0.5 * distances[0]
 
 
@@ -309,13 +314,13 @@ class Reach(VectorEnv):
         self.time[truncated] = 0
         self.features = torch.randn(self.num_envs, 16, 8, generator=self.generator)
         terminated = torch.zeros_like(truncated)
-        told = {"uncertainty": torch.zeros(self.num_envs)}
+        info = {"uncertainty": torch.zeros(self.num_envs)}
         return (
             self.features,
             reward,
             terminated,
             truncated,
-            {"final_obs": self.features.clone(), "final_info": told, **told},
+            {"final_obs": self.features.clone(), "final_info": info, **info},
         )
 
 
@@ -348,7 +353,7 @@ def test_a_world_of_ones_own_task_is_cloned_trained_in_judged_and_played(
     shutil.copytree(world, folding)
     config = json.loads((folding / "config.json").read_text())
     (folding / "config.json").write_text(json.dumps({**config, "task": "Fold"}))
-    clone = train_bc(BCConfig(world=str(folding), out=tmp_path / "clone", demonstrations=3, steps=5, width=32,
+    clone = train_bc(BCConfig(world=str(folding), out=tmp_path / "clone", demonstrations=3, gradient_steps=5, width=32,
                               device="cpu", progress=False))  # fmt: skip
     trained = train_ppo(dataclasses.replace(ppo, policy=clone, iterations=2))
     judged = evaluate(EvaluateConfig(trained, env="RLAWM-v0", episodes=4, device="cpu", progress=False))
@@ -360,7 +365,7 @@ def test_ppo_clones_first_and_keeps_policies(world: Path, ppo: PPOConfig, monkey
     import agents.ppo
 
     def short(config: BCConfig) -> Path:
-        return train_bc(dataclasses.replace(config, steps=5))
+        return train_bc(dataclasses.replace(config, gradient_steps=5))
 
     monkeypatch.setattr(agents.ppo, "train_bc", short)
     config = dataclasses.replace(
@@ -377,6 +382,8 @@ def test_ppo_refuses_what_would_lose_or_mix_runs(ppo: PPOConfig, world: Path, tm
         train_ppo(ppo)
     with pytest.raises(ValueError, match=r"gamma was 0\.9, is 0\.5"):
         train_ppo(dataclasses.replace(ppo, resume=True, gamma=0.5))
+    with pytest.raises(ValueError, match="new_setting was None, is 1"):  # of a run that did not have it yet
+        load_checkpoint(ppo.out / "checkpoint.safetensors", {}, {"new_setting": 1})
     train_ppo(dataclasses.replace(ppo, overwrite=True, iterations=1))
     blind = make_blind(BlindConfig(world=str(world), out=tmp_path / "blind"))
     with pytest.raises(ValueError, match="'blind' policy"):

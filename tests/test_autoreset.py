@@ -55,8 +55,8 @@ def test_autoreset_is_gymnasiums_own(make: Make, world: str, mode: AutoresetMode
     reference.close()
 
 
-def test_next_step_reset_ignores_the_action_and_pays_nothing(make: Make) -> None:
-    env = make(2, max_chunks=1, terminate_on_success=False, starts="first")
+def test_next_step_reset_ignores_the_action_and_gives_no_reward(make: Make) -> None:
+    env = make(2, max_chunks=1, terminate_on_success=False, initial_states="first")
     actions = actions_for(env, 2)
     env.reset(seed=0)
     assert env.step(actions[0])[3].all()

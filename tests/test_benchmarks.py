@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,15 @@ import torch
 import tyro
 
 from agents.statistics import mean_over_seeds, paired_difference, seeds_and_states
-from benchmarks.ablation import training_command
+from benchmarks.ablation import AblationConfig, run, training_command
 from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.ranking import compare, mean_maximum_rank_violation
 from benchmarks.results import print_rows, read_rows, write_rows
 from benchmarks.reward_alignment import episode_returns, true_progress
 from benchmarks.rollout_errors import auroc
+from tests.media import picture_width
 from tests.result_rows import row
-from world_models.train import TrainConfig, plain_settings
+from world_models.training.train import TrainConfig, plain_settings
 
 
 def test_rows_round_trip_and_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,8 +35,9 @@ def test_rows_round_trip_and_print(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_the_command_of_a_row_gives_its_settings(tmp_path: Path) -> None:
     typed = (
-        "--seed 3 --no-baseline --pushed-chunks 0 --encoder-from lift --flow.mixing attention "
-        "--encoder.no-pretrained --encoder.backbone-arguments depth 4 out_indices 1 2 --rla-optimisation.no-bf16"
+        "--seed 3 --dynamics residual_flow --pushed-chunks 0 --encoder-from lift --residual-flow.mixing attention "
+        "--encoder.no-pretrained --encoder.backbone-arguments depth 4 out_indices 1 2 "
+        "--residual-flow-optimisation.no-bf16"
     )
     settings = plain_settings(tyro.cli(TrainConfig, args=["--data", "d", "--out", "o", *typed.split()]))
     command = training_command(settings, "worlds/one")
@@ -41,6 +45,37 @@ def test_the_command_of_a_row_gives_its_settings(tmp_path: Path) -> None:
     again = tyro.cli(TrainConfig, args=["--data", *command.split()[2:]])
     assert plain_settings(again) == settings
     assert len(command) < 100 + len(typed)
+
+
+def save_training(folder: Path, settings: dict[str, object], error: float) -> str:
+    """What `bench ablation` reads of a world without data: that it is one, and how it was trained."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    effort = {"seconds": 60.0, "iterations": 5.0, "training_petaflop": 0.1}
+    metrics = {"encoder": {}, "residual_flow": {"token_l1_vs_persistence": error, **effort}}
+    facts = {"metrics": metrics, "data": {"episodes": 20}, "hardware": "two cores", "settings": settings}
+    (folder / "training.json").write_text(json.dumps(facts))
+    return str(folder)
+
+
+def test_an_ablation_names_what_differs_also_from_settings_of_older_files(tmp_path: Path) -> None:
+    recipe = TrainConfig(Path("data"), Path("out"))
+    older = plain_settings(recipe)
+    del older["longest_rollout"]  # which rla-gym 0.1 did not know
+    varied = replace(recipe, pushed_chunks=0, dynamics=("residual_flow",), device="cuda")
+    worlds = (
+        save_training(tmp_path / "recipe", older, 0.5),
+        save_training(tmp_path / "varied", plain_settings(varied), 0.6),
+    )
+    rows = {(row.method, row.metric): row for row in run(AblationConfig(worlds, out=tmp_path / "ablation.json"))}
+    assert {method for method, _ in rows} == {"recipe", "pushed_chunks 0, dynamics residual_flow"}
+    error = rows["pushed_chunks 0, dynamics residual_flow", "token_l1_vs_persistence"]
+    assert (error.setting, error.value, error.n, error.hardware) == ("residual_flow", 0.6, 5, "two cores")
+    assert error.command == f"rla-gym train DATA --out {worlds[1]} --pushed-chunks 0 --dynamics residual_flow"
+    assert rows["recipe", "training_petaflop"].unit == "1e15 FLOP"
+    assert picture_width(tmp_path / "ablation.png") > 500
+    with pytest.raises(ValueError, match="both 'recipe'"):
+        run(AblationConfig((worlds[0], worlds[0]), out=tmp_path / "ablation.json"))
 
 
 def test_an_interval_over_seeds_is_wider_than_over_states_alone() -> None:
@@ -63,7 +98,7 @@ def test_one_seed_gives_the_paired_interval() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 3)), np.full((2, 2), np.nan)])
-def test_tables_that_are_none_are_refused(bad: np.ndarray) -> None:
+def test_tables_of_another_shape_are_refused(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="seeds, states"):
         seeds_and_states(bad)
 
@@ -114,7 +149,7 @@ def test_a_return_ends_with_the_first_success() -> None:
     assert episode_returns(alignment, success, bonus=10.0).tolist() == [7.0, -7.0]
 
 
-def test_scores_that_say_nothing_prefer_failures_half_of_the_time() -> None:
+def test_constant_scores_prefer_failures_half_of_the_time() -> None:
     outcome = np.array([True, False, False, True])
     assert auroc(np.zeros(4), outcome) == 0.5
     assert auroc(np.array([3.0, 1.0, 2.0, 4.0]), outcome) == 1.0
@@ -126,7 +161,7 @@ def test_true_progress_rises_with_the_reach_and_then_with_the_object() -> None:
     high = cube + np.array([0.0, 0.0, 0.05])
     states = [(cube, hand), (cube, cube), (high, high)]
     truth = np.array([[np.concatenate([c, h, [0.04]]) for c, h in states]])
-    away, held, lifted = true_progress(truth, np.array([0.82]))[0]
+    away, grasped, lifted = true_progress(truth, np.array([0.82]))[0]
     assert away < 0.1
-    assert held == pytest.approx(1.0)
+    assert grasped == pytest.approx(1.0)
     assert lifted == pytest.approx(2.0)

@@ -45,9 +45,9 @@ def test_the_hidden_action_is_worth_finding(world: str) -> None:
     arguments = {"world": world, "dynamics": "regression"}
     hidden = np.float32(HIDDEN_ACTION)
     still = evaluate(lambda observations: np.zeros((len(observations), 4)), "RLAWM-Lift-v0", **arguments)
-    found = evaluate(lambda observations: np.tile(hidden, (len(observations), 1)), "RLAWM-Lift-v0", **arguments)
-    assert found.mean() > -0.2
-    assert still.mean() < -0.7
+    best = evaluate(lambda observations: np.tile(hidden, (len(observations), 1)), "RLAWM-Lift-v0", **arguments)
+    assert best.mean() > -0.4  # not 0, for demonstrations are rounded to eight bits
+    assert still.mean() < 4 * best.mean()
     again = evaluate(lambda observations: np.zeros((len(observations), 4)), "RLAWM-Lift-v0", **arguments)
     assert np.array_equal(still, again)
 

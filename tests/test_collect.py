@@ -71,7 +71,7 @@ def test_behaviours_are_deterministic_and_within_bounds(env: RobosuiteEnv, kind:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_an_unknown_kind_is_told_the_kinds_of_its_task(task: str) -> None:
+def test_the_error_of_an_unknown_kind_lists_the_kinds_of_its_task(task: str) -> None:
     with pytest.raises(ValueError, match=f"no kind 'dance' of {task} episodes") as error:
         make_behaviour("dance", np.random.default_rng(0), task)
     assert ("'place'" in str(error.value)) == (task == "Stack")
@@ -109,18 +109,18 @@ def test_recording_pairs_frames_and_actions(env: RobosuiteEnv) -> None:
     np.testing.assert_array_equal(env.simulator_state()["state"].astype(np.float32), columns["simulator.state"][10])
 
 
-def test_policy_roll_out(env: RobosuiteEnv) -> None:
-    seen = []
+def test_policy_rollout(env: RobosuiteEnv) -> None:
+    calls = []
 
-    def policy(rgb: np.ndarray, readings: np.ndarray, step: int) -> np.ndarray:
-        assert readings.shape == (8,)
-        seen.append((rgb.shape, step))
+    def policy(rgb: np.ndarray, proprioception: np.ndarray, step: int) -> np.ndarray:
+        assert proprioception.shape == (env.task.proprioception_dim,) == (8,)
+        calls.append((rgb.shape, step))
         return np.full(32, 0.5)
 
     env.reset(seed=0)
     recording = record_episode(env, PolicyBehaviour(env, policy, np.random.default_rng(1), noise=0.1), 24)
-    assert [shape for shape, _ in seen] == [(128, 128, 3)] * len(seen)
-    assert [step for _, step in seen] == [0, 1, 2]
+    assert [shape for shape, _ in calls] == [(128, 128, 3)] * len(calls)
+    assert [step for _, step in calls] == [0, 1, 2]
     assert 0.01 < np.std(recording.actions[-8:]) < 0.3
 
 
@@ -138,6 +138,17 @@ def test_kinds_keep_their_shares_at_any_length() -> None:
     first = [CollectConfig(seed=seed).reset_seed(0) for seed in range(12)]
     apart = [abs(one - other) for one, other in itertools.combinations(first, 2)]
     assert 10_000 < min(apart) < max(apart) < len(COLLECT_SEED_RANGE) - 10_000
+
+
+@pytest.mark.parametrize(("task", "length"), [("Lift", 56), ("Stack", 80)])
+def test_episodes_are_as_long_as_their_task_says(task: str, length: int) -> None:
+    """A folder that records the length in numbers is the same collection as one that leaves it to the task."""
+    config = CollectConfig(task=task)
+    assert config.length is None
+    assert config.episode_length == length == config.settings()["length"]
+    assert config.settings() == CollectConfig(task=task, length=length).settings()
+    assert config.settings() != CollectConfig(task=task, length=length + 1).settings()
+    assert not {"out", "episodes", "workers", "ray"} & set(config.settings())
 
 
 @pytest.mark.parametrize(

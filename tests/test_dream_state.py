@@ -52,14 +52,14 @@ def test_restored_and_original_go_on_identically(
 ) -> None:
     env, other = pairs[mode]
     actions = actions_for(env, before + after, seed % 1000)
-    told: Any = env.reset(seed=seed)
+    outputs: Any = env.reset(seed=seed)
     for action in actions[:before]:
-        told = env.step(action)
+        outputs = env.step(action)
     state = env.get_state()
     if through_pickle:
         state = pickle.loads(pickle.dumps(state))
     restored, _ = other.set_state(state)
-    assert data_equivalence(restored, told[0], exact=True)
+    assert data_equivalence(restored, outputs[0], exact=True)
     for action in actions[before:]:
         assert data_equivalence(env.step(action), other.step(action), exact=True)
     assert data_equivalence(env.reset(), other.reset(), exact=True)  # on to the next episode
@@ -84,10 +84,10 @@ def test_one_slot_branches_into_many(make: Make) -> None:
     env.step(np.repeat(actions[:1], 4, axis=0))
     assert_same(branches.get_state().slots["features"][0], env.get_state().slots["features"][2])
     branches.set_state(state[[2] * 8], seed=5)
-    parted = branches.step(np.repeat(actions[:1], 8, axis=0))[0]
-    assert len(np.unique(parted[:, 0, 0])) == 8  # noise of their own
+    separate = branches.step(np.repeat(actions[:1], 8, axis=0))[0]
+    assert len(np.unique(separate[:, 0, 0])) == 8  # each slot draws its own noise
     branches.set_state(state[[2] * 8], seed=5)
-    assert data_equivalence(branches.step(np.repeat(actions[:1], 8, axis=0))[0], parted, exact=True)
+    assert data_equivalence(branches.step(np.repeat(actions[:1], 8, axis=0))[0], separate, exact=True)
 
 
 def test_states_are_indexed_as_arrays_are(make: Make) -> None:
@@ -148,7 +148,7 @@ def test_bad_states_change_nothing(make: Make) -> None:
         (
             _state_of(make(2, dynamics="regression")),
             ValueError,
-            "saved in world .*, this .* dreams .*same files",
+            "saved in world .*, this environment has world .*same files",
         ),
         (_state_of(make(2, chunk_length=3)), ValueError, "chunk_length=3, this environment has 8: make one with"),
     ]

@@ -1,4 +1,4 @@
-"""Scores of whole episodes: blind to speed, one to order too, and never better than a demonstration itself."""
+"""Scores of whole episodes: independent of speed, one of order too, and never better than a demonstration itself."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_a_demonstration_at_any_speed_is_better_than_one_that_stops_halfway(
 ) -> None:
     whole = demonstrations.features[1:, ::speed].float()
     halfway = demonstrations.features[1:, (torch.arange(whole.shape[1]) * speed).clamp_max(8)].float()
-    for told in scores(torch.cat([whole, halfway]), demonstrations):
-        assert told[0] > told[1]
-        assert told[0] <= 0
+    for score in scores(torch.cat([whole, halfway]), demonstrations):
+        assert score[0] > score[1]
+        assert score[0] <= 0
 
 
 def test_the_nearest_demonstration_counts(demonstrations: Demonstrations) -> None:

@@ -264,7 +264,7 @@ def test_an_episode_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         writer.finish()
 
 
-def test_a_folder_that_is_no_dataset_is_named_with_the_mend(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_dataset_is_named_with_the_fix(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match=f"{root} is no dataset.*rla-gym collect"):
             EpisodeDataset(root)
@@ -445,8 +445,8 @@ print(json.dumps({
 
 
 def test_lerobot_loads_the_dataset(dataset: EpisodeDataset, lerobot_python: str, tmp_path: Path) -> None:
-    said = run_lerobot(lerobot_python, LOAD, str(dataset.root), str(tmp_path / "items.npz"), home=tmp_path / "hf")
-    assert said == {
+    printed = run_lerobot(lerobot_python, LOAD, str(dataset.root), str(tmp_path / "items.npz"), home=tmp_path / "hf")
+    assert printed == {
         "episodes": len(dataset),
         "frames": dataset.num_frames,
         "fps": 20,

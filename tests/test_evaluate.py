@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agents.blind import BlindConfig, make_blind
 from agents.evaluate import EvaluateConfig, evaluate, print_table
-from agents.policy import TokenPolicy
+from agents.policies.token_policy import TokenPolicy
 from agents.rollouts import first_pictures
 from agents.statistics import bootstrap_mean, paired_difference, wilson_interval
 from rewards.success import SuccessDetector
@@ -70,8 +70,8 @@ def policy(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_wilson_interval_has_published_values(successes: int, n: int, low: float, high: float) -> None:
-    found = wilson_interval(successes, n)
-    assert found == pytest.approx((low, high), abs=6e-5)
+    interval = wilson_interval(successes, n)
+    assert interval == pytest.approx((low, high), abs=6e-5)
 
 
 def test_wilson_interval_is_symmetric_and_narrows() -> None:
@@ -99,7 +99,7 @@ def test_bootstrap_agrees_with_the_normal_interval() -> None:
             bootstrap_mean(bad)
 
 
-def test_pairing_finds_what_two_intervals_hide() -> None:
+def test_a_paired_interval_is_narrower_than_two_of_their_own() -> None:
     generator = np.random.default_rng(0)
     before = generator.random(100) < 0.5
     after = before | (generator.random(100) < 0.15)  # succeeds wherever the other did, and a little more
@@ -165,14 +165,14 @@ def test_table_fits_a_terminal(dream: EvaluateConfig) -> None:
     assert "…" not in text
 
 
-def test_blind_policy_is_evaluated_by_the_clock(dream: EvaluateConfig, world: Path, tmp_path: Path) -> None:
+def test_a_blind_policy_is_given_the_chunk_index(dream: EvaluateConfig, world: Path, tmp_path: Path) -> None:
     blind = make_blind(BlindConfig(world=str(world), out=tmp_path / "blind"))
     result = evaluate(dataclasses.replace(dream, policy=blind))
     assert result.method == "blind"
     assert result.control_steps.max() <= 48
 
 
-def test_errors_name_the_mend(dream: EvaluateConfig, tmp_path: Path, world: Path) -> None:
+def test_errors_name_the_fix(dream: EvaluateConfig, tmp_path: Path, world: Path) -> None:
     with pytest.raises(ValueError, match=r"RLAWM-Lift-v0, .*Robosuite-Lift-v0"):
         evaluate(dataclasses.replace(dream, env="Lift-v0"))
     with pytest.raises(ValueError, match="episodes must be at least 1"):
@@ -222,27 +222,27 @@ def test_simulator_episodes_do_not_depend_on_num_envs(policy: Path, tmp_path: Pa
     assert frames[0].std() > 10
 
 
-def test_a_video_may_show_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_may_show_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("robosuite")
     import agents.video
 
-    shown: list[int] = []
-    monkeypatch.setattr(agents.video, "write_comparison", lambda path, policy, seeds, **rest: shown.extend(seeds))
+    in_video: list[int] = []
+    monkeypatch.setattr(agents.video, "write_comparison", lambda path, policy, seeds, **rest: in_video.extend(seeds))
     config = EvaluateConfig(
         make_blind(BlindConfig(out=tmp_path / "blind")), episodes=8, seed_start=500_000, num_envs=1,
         video=tmp_path / "video.mp4", video_of="failures", video_episodes=3, progress=False,
     )  # fmt: skip
     result = evaluate(config)
     assert 0 < result.successes.sum() < 8
-    assert shown == result.seeds[~result.successes][:3].tolist()
+    assert in_video == result.seeds[~result.successes][:3].tolist()
 
 
 def test_a_dream_goes_on_from_the_simulators_first_pictures(dream: EvaluateConfig) -> None:
     pytest.importorskip("robosuite")
-    config = dataclasses.replace(dream, starts="simulator", episodes=4, seed_start=500_000)
+    config = dataclasses.replace(dream, initial_states="simulator", episodes=4, seed_start=500_000)
     one, two = (evaluate(dataclasses.replace(config, num_envs=count)) for count in (1, 4))
     assert np.allclose(one.returns, two.returns, atol=1e-4)
-    assert one.row["setting"] == "dynamics=flow,placement=standard"
+    assert one.row["setting"] == "dynamics=residual_flow,placement=standard"
     pictures = first_pictures("Lift", "standard", 500_000, 4)
     assert pictures["rgb"].shape[0] == 4
     assert not np.array_equal(pictures["rgb"][0], pictures["rgb"][1])

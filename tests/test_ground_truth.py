@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -19,9 +20,10 @@ from rla_gym.ground_truth import rendering
 from rla_gym.ground_truth.behaviours import make_behaviour
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE, REPORT_SEEDS, VALIDATION_SEEDS
+from rla_gym.ground_truth.simulator import Simulator
 from rla_gym.ground_truth.vector import RobosuiteVectorEnv
 from rla_gym.tasks import get_task
-from world_models.world_model import load_encoder
+from world_models.io import load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,27 @@ def test_simulator_state(env: RobosuiteEnv) -> None:
     closed = env.simulator_state()["gripper_opening"][0]
     assert 0.07 < wide < 0.085
     assert -0.002 < closed < 0.005
+
+
+def test_the_task_names_gripper_and_proprioception(env: RobosuiteEnv) -> None:
+    """The simulator reads actions and proprioception by the names of the task, in the order of the task."""
+    task = get_task("Lift")
+    assert task.proprioception_dim == 2 * len(task.proprioception) == 8
+    renamed = replace(
+        task, action_names=("fingers", "x", "y", "z"), gripper="fingers", proprioception=("gripper_opening", "hand_z")
+    )
+    assert (task.gripper_index, renamed.gripper_index) == (3, 0)
+    values = []
+    for spec, action in ((task, [0.2, -0.3, 0.4, 1.0]), (renamed, [1.0, 0.2, -0.3, 0.4])):
+        simulator = Simulator(spec)
+        simulator.reset(np.random.default_rng(0), spec.placement("standard"))
+        for _ in range(3):
+            simulator.advance(np.array(action))
+        values.append(simulator.proprioception())
+        simulator.close()
+    assert values[1].dtype == np.float32
+    np.testing.assert_array_equal(values[1], values[0][[3, 2, 7, 6]])
+    assert (values[1] != 0).all()
 
 
 def test_bad_actions_are_named(env: RobosuiteEnv) -> None:

@@ -1,4 +1,4 @@
-"""A script that guesses does the same whatever came of its grasp; one that looks does not."""
+"""A script that guesses acts the same whatever the outcome of its grasp; one that reads the outcome does not."""
 
 from __future__ import annotations
 
@@ -14,47 +14,51 @@ from rla_gym.ground_truth.experts import CLOSE, CUBE_Z
 BASE = np.array([0.08, 0.0, CUBE_Z])
 
 
-def actions_until_it_looks(kind: str, task: str, seed: int, *, holds: bool, stands: bool, guessing: bool) -> np.ndarray:
+def actions_until_it_retries(
+    kind: str, task: str, seed: int, *, holds: bool, stands: bool, guessing: bool
+) -> np.ndarray:
     """Actions on a table without physics: a closed hand near the cube holds it or not, a cube let go stands or falls.
 
-    They end where the script begins another attempt, for which even one that guesses must look.
+    They end where the script begins another attempt, for which even one that guesses reads the cube's place.
     """
     behaviour = make_behaviour(kind, np.random.default_rng(seed), task, guessing=guessing)
-    eef, cube, held, phases, actions = np.array([0.0, 0.0, 0.95]), np.array([0.01, 0.02, CUBE_Z]), False, [], []
+    eef, cube, in_hand, phases, actions = np.array([0.0, 0.0, 0.95]), np.array([0.01, 0.02, CUBE_Z]), False, [], []
     for _ in range(70):
         action = behaviour.act({"eef_position": eef, "cube_position": cube, "base_position": BASE})
         phases.append(behaviour.phase)  # type: ignore[attr-defined]
         if phases[-1] == "reach" and "lift" in phases:
             break
         actions.append(action)
-        if held and action[3] < 0:  # let go
+        if in_hand and action[3] < 0:  # let go
             cube = np.array([*cube[:2], cube[2] if stands else CUBE_Z])
-        held = holds and action[3] > 0 and (held or phases[-1] == "lift")
+        in_hand = holds and action[3] > 0 and (in_hand or phases[-1] == "lift")
         motion = 0.02 * action[:3]
-        eef, cube = eef + motion, cube + held * motion
+        eef, cube = eef + motion, cube + in_hand * motion
     return np.array(actions)
 
 
 @pytest.mark.parametrize("guessing", [True, False])
 @pytest.mark.parametrize(("kind", "task"), [("grasp", "Lift"), ("hasty_grasp", "Lift"), ("noisy", "Stack")])
-def test_what_is_done_after_a_grasp_tells_its_outcome_only_where_the_script_looks(
+def test_actions_after_a_grasp_reveal_its_outcome_only_where_the_script_reads_it(
     kind: str, task: str, guessing: bool
 ) -> None:
     different = 0
     for seed in range(30):
-        fate = {"stands": True, "guessing": guessing}
-        one, other = (actions_until_it_looks(kind, task, seed, holds=holds, **fate) for holds in (True, False))
+        arguments = {"stands": True, "guessing": guessing}
+        one, other = (actions_until_it_retries(kind, task, seed, holds=holds, **arguments) for holds in (True, False))
         assert (one[:, 3] >= 0.2 * CLOSE).any()  # it did close
         different += not np.array_equal(one, other)
     assert different == 0 if guessing else different > 3
 
 
 @pytest.mark.parametrize("guessing", [True, False])
-def test_what_is_done_after_a_placement_tells_its_outcome_only_where_the_script_looks(guessing: bool) -> None:
+def test_actions_after_a_placement_reveal_its_outcome_only_where_the_script_reads_it(guessing: bool) -> None:
     different = 0
     for seed in range(30):
-        fate = {"holds": True, "guessing": guessing}
-        one, other = (actions_until_it_looks("noisy", "Stack", seed, stands=stands, **fate) for stands in (True, False))
+        arguments = {"holds": True, "guessing": guessing}
+        one, other = (
+            actions_until_it_retries("noisy", "Stack", seed, stands=stands, **arguments) for stands in (True, False)
+        )
         different += not np.array_equal(one, other)
     assert different == 0 if guessing else different > 3
 

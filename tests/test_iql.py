@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from agents.iql import IQLConfig, train_iql, transitions
-from agents.policy import load_policy
+from agents.policies.io import load_policy
 from rewards import SuccessDetector
 from rewards.fit_success import fit_world_success
 from tests.conftest import save_tiny_world
 from world_models.data.episodes import EpisodeDataset, EpisodeWriter
 from world_models.data.feature_cache import cache_features
-from world_models.optimisation import OptimisationConfig
-from world_models.world_model import load_encoder
+from world_models.io import load_encoder
+from world_models.training.optimisation import OptimisationConfig
 
 CHUNK = 8
 SUCCEEDS, FAILS = 0.6, -0.6
@@ -67,9 +67,9 @@ def config(data: Path, world: Path, tmp_path: Path) -> IQLConfig:
 def test_transitions_are_chunks_that_begin_unsolved(data: Path, world: Path) -> None:
     dataset = EpisodeDataset(data)
     features = cache_features(dataset, load_encoder(world), data / "cache")
-    starts, chunks, solved = transitions(dataset, features, SuccessDetector.load(world), CHUNK)
-    assert chunks.shape == (len(starts), 4 * CHUNK)
-    assert len(solved) == len(starts)
+    first_rows, chunks, solved = transitions(dataset, features, SuccessDetector.load(world), CHUNK)
+    assert chunks.shape == (len(first_rows), 4 * CHUNK)
+    assert len(solved) == len(first_rows)
     # An episode gives every chunk inside it; in a successful one those end in success whose end is white.
     assert 0.1 < solved.mean() < 0.4
     assert (chunks[solved].mean(axis=1) > 0.4).mean() > 0.95
@@ -78,8 +78,8 @@ def test_transitions_are_chunks_that_begin_unsolved(data: Path, world: Path) -> 
 def test_an_episode_shorter_than_a_chunk_has_none(data: Path, world: Path) -> None:
     dataset = EpisodeDataset(data)
     features = cache_features(dataset, load_encoder(world), data / "cache")
-    starts, chunks, solved = transitions(dataset, features, SuccessDetector.load(world), 40)
-    assert len(starts) == len(solved) == 0
+    first_rows, chunks, solved = transitions(dataset, features, SuccessDetector.load(world), 40)
+    assert len(first_rows) == len(solved) == 0
     assert chunks.shape == (0, 160)
 
 

@@ -1,4 +1,4 @@
-"""Moments at which a gripper decides: found where its command changes near the cube, exchanged among their own sort."""
+"""Moments at which a gripper closes or opens near the cube, and their exchange with others of the same sort."""
 
 from __future__ import annotations
 

@@ -13,24 +13,24 @@ from tests.dreams import Make, actions_for, assert_same
 
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_each_name_is_that_part_of_the_dict(make: Make, sensing_world: str, output: str, mode: str) -> None:
-    arguments = {"world": sensing_world, "output": output, "autoreset_mode": mode, "max_chunks": 3}
+def test_each_name_is_that_part_of_the_dict(make: Make, proprioceptive_world: str, output: str, mode: str) -> None:
+    arguments = {"world": proprioceptive_world, "output": output, "autoreset_mode": mode, "max_chunks": 3}
     everything = make(2, obs=OBSERVATIONS, **arguments)
     single = {name: make(2, obs=name, **arguments) for name in OBSERVATIONS}
     assert isinstance(everything.single_observation_space, gym.spaces.Dict)
-    told = everything.reset(seed=4)[0]
+    observations = everything.reset(seed=4)[0]
     for name, env in single.items():
         assert everything.single_observation_space[name] == env.single_observation_space
-        assert_same(told[name], env.reset(seed=4)[0])
+        assert_same(observations[name], env.reset(seed=4)[0])
     for action in actions_for(everything, 5):
-        told, *_, info = everything.step(action)
+        observations, *_, info = everything.step(action)
         for name, env in single.items():
             observation, *_, its_info = env.step(action)
-            assert_same(told[name], observation, name)
+            assert_same(observations[name], observation, name)
             if output == "torch" and "final_obs" in info:
                 assert_same(info["final_obs"][name], its_info["final_obs"], name)
         if output == "numpy":
-            assert told in everything.observation_space
+            assert observations in everything.observation_space
             for slot in np.flatnonzero(info.get("_final_obs", [])):
                 assert info["final_obs"][slot] in everything.single_observation_space
 
@@ -52,7 +52,7 @@ def test_last_action_and_remaining_time(make: Make) -> None:
     assert (obs["remaining_time"] == 1).all()
 
 
-def test_a_world_from_video_alone_senses_nothing(make: Make) -> None:
+def test_a_world_from_video_alone_has_no_proprioception(make: Make) -> None:
     with pytest.raises(ValueError, match="video alone"):
         make(2, obs="proprioception")
 

@@ -1,4 +1,4 @@
-"""A step never waits for the device, and a GPU dreams what the CPU dreams."""
+"""A step never waits for the device, and a GPU predicts what the CPU predicts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rla_gym.actions import ActionReader
 from tests.dreams import A, K, Make, actions_for, rollout
 
 
-class Questions(TorchDispatchMode):
+class HostReads(TorchDispatchMode):
     """Records every operation whose result the host must wait for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[str] = []
+        self.read: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -26,7 +26,7 @@ class Questions(TorchDispatchMode):
             index is not None and index.dtype == torch.bool for index in args[1]
         )
         if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2"):
-            self.asked.append(name)
+            self.read.append(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -39,16 +39,16 @@ class Questions(TorchDispatchMode):
         {"obs": ("pooled", "last_action", "remaining_time"), "reward": "sparse"},
     ],
 )
-def test_a_step_asks_no_tensor_for_its_value(make: Make, mode: str, arguments: dict[str, Any]) -> None:
+def test_a_step_reads_no_tensors_value(make: Make, mode: str, arguments: dict[str, Any]) -> None:
     env = make(4, output="torch", autoreset_mode=mode, **arguments)
     env.reset(seed=0)
     actions = torch.zeros(env.action_space.shape)
-    with Questions() as about_actions:  # on the CPU they are looked at before the step begins
+    with HostReads() as of_actions:  # on the CPU they are checked before the step begins
         ActionReader(4, K, A, torch.device("cpu"))(actions)
     for _ in range(8):
-        with Questions() as questions:
+        with HostReads() as reads:
             env.step(actions)
-        assert questions.asked == about_actions.asked
+        assert reads.read == of_actions.read
 
 
 # On a GPU
@@ -76,7 +76,7 @@ def test_a_step_never_waits_for_the_gpu(make: Make, mode: str, obs: str) -> None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_gpu_dreams_what_the_cpu_dreams(make: Make) -> None:
+def test_the_gpu_predicts_what_the_cpu_predicts(make: Make) -> None:
     actions = actions_for(make(3), 3)
     gpu = make(3, device="cuda", terminate_on_success=False)
     for one, other in zip(

@@ -1,4 +1,4 @@
-"""Planners earn more in the dream than the policy that they vary, and the same plan in any batch."""
+"""Planners have a higher return in the dream than the policy that they vary, and the same plan in any batch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from agents.planner import Method, Planner, PlannerConfig, make_planner
-from agents.policy import Policy, TokenPolicy, load_policy
+from agents.planner import Method, PlannerConfig, make_planner
+from agents.policies.base import Policy
+from agents.policies.io import load_policy
+from agents.policies.planner import Planner
+from agents.policies.token_policy import TokenPolicy
 from rla_gym import RLAWMVectorEnv
 from tests.learnable_world import HIDDEN_ACTION, save_learnable_world
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that stands still in the learnable world, where moving in one hidden way pays."""
+    """A policy that stands still in the learnable world, where moving in one hidden way is rewarded."""
     folder = tmp_path_factory.mktemp("planner")
     world = save_learnable_world(folder / "world")
     torch.manual_seed(0)
@@ -33,9 +36,9 @@ def planner(policy: Path, out: Path, method: Method = "cem") -> Policy:
     return load_policy(make_planner(config))
 
 
-def dreamed_return(policy: Policy) -> float:
+def imagined_return(policy: Policy) -> float:
     env = RLAWMVectorEnv(4, task=None, world=str(policy.facts["world"]), dynamics="regression", reward="progress",
-                         starts="first", output="torch")  # fmt: skip
+                         initial_states="first", output="torch")  # fmt: skip
     obs, _ = env.reset(seed=0, options={"demo": torch.arange(4), "t": torch.zeros(4, dtype=torch.int64)})
     total = 0.0
     for _ in range(6):
@@ -51,13 +54,13 @@ def test_a_plan_is_worth_more_than_the_policy_it_varies(policy: Path, tmp_path: 
     assert isinstance(planned, Planner)
     assert planned.method == method
     still = hidden = load_policy(policy)
-    nothing = dreamed_return(still)
+    nothing = imagined_return(still)
     assert isinstance(hidden, TokenPolicy)
     with torch.no_grad():
         hidden.head.bias.copy_(torch.tensor(HIDDEN_ACTION))
-    best = dreamed_return(hidden)
+    best = imagined_return(hidden)
     assert best > nothing
-    assert dreamed_return(planned) > nothing + 0.8 * (best - nothing)
+    assert imagined_return(planned) > nothing + 0.8 * (best - nothing)
 
 
 def test_a_plan_depends_on_the_state_alone(policy: Path, tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def test_settings_are_checked(policy: Path, tmp_path: Path, settings: dict[str, 
         make_planner(PlannerConfig(policy, tmp_path, **settings))
 
 
-def test_a_planner_is_not_planned_about(policy: Path, tmp_path: Path) -> None:
+def test_a_planner_is_not_planned_around(policy: Path, tmp_path: Path) -> None:
     planner(policy, tmp_path / "planner")
     with pytest.raises(ValueError, match="'planner' policy"):
         make_planner(PlannerConfig(tmp_path / "planner", tmp_path / "again"))

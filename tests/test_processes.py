@@ -1,4 +1,4 @@
-"""Training in several processes: the same loss curves and weights as in one, and errors that name the mend."""
+"""Training in several processes: the same loss curves and weights as in one, and errors that name the fix."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.policy import TokenPolicy
+from agents.policies.token_policy import TokenPolicy
 from agents.ppo import PPOConfig, train_ppo
 from tests.synthetic_dataset import write_moving_square
 from tests.test_train import tiny_training
 from world_models.data.episodes import EpisodeDataset
-from world_models.optimisation import OptimisationConfig
-from world_models.processes import choose_device
-from world_models.train import TrainConfig, train
+from world_models.devices import choose_device
+from world_models.training.optimisation import OptimisationConfig
+from world_models.training.train import TrainConfig, train
 
-STAGES = ("rla", "flow", "regression", "rgb_decoder")
+STAGES = ("residual_flow", "regression", "rgb_decoder")
 ROOT = Path(__file__).parent.parent
 
 
@@ -39,8 +39,7 @@ def in_parts(config: TrainConfig, parts: int) -> TrainConfig:
     return replace(
         config,
         distillation=replace(config.distillation, optimisation=split(config.distillation.optimisation)),
-        rla_optimisation=split(config.rla_optimisation),
-        flow_optimisation=split(config.flow_optimisation),
+        residual_flow_optimisation=split(config.residual_flow_optimisation),
         regression_optimisation=split(config.regression_optimisation),
         rgb_optimisation=split(config.rgb_optimisation),
         error_optimisation=split(config.error_optimisation),
@@ -66,7 +65,7 @@ def test_two_processes_train_as_one_with_the_same_batches(dataset: EpisodeDatase
     launch_two(
         tmp_path,
         "from tests.test_train import tiny_training",
-        "from world_models.train import train",
+        "from world_models.training.train import train",
         f"train(tiny_training(Path({str(dataset.root)!r}), Path({str(tmp_path / 'two')!r}), 41))",
     )
     one_process = in_parts(tiny_training(dataset.root, tmp_path / "one", 41), 2)
@@ -82,7 +81,10 @@ def test_two_processes_train_as_one_with_the_same_batches(dataset: EpisodeDatase
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name].float(), tensor.float(), atol=5e-3, rtol=5e-3)
-    facts = [json.loads((tmp_path / name / "training.json").read_text())["metrics"]["rla"] for name in ("one", "two")]
+    facts = [
+        json.loads((tmp_path / name / "training.json").read_text())["metrics"]["residual_flow"]
+        for name in ("one", "two")
+    ]
     assert facts[0]["training_petaflop"] == pytest.approx(facts[1]["training_petaflop"])
 
 
@@ -96,7 +98,7 @@ def test_ppo_in_two_processes_is_ppo_in_one(world: str, tmp_path: Path) -> None:
     clone = TokenPolicy(16, 8, 8, 4, width=32)
     clone.facts = {"method": "bc", "world": world, "task": "Lift"}
     config = PPOConfig(
-        clone.save(tmp_path / "clone"), tmp_path / "two", num_envs=6, steps=3, iterations=5, warmup_iterations=2,
+        clone.save(tmp_path / "clone"), tmp_path / "two", num_envs=6, num_steps=3, iterations=5, warmup_iterations=2,
         minibatches=2, learning_rate=1e-3, target_kl=1.0, progress=False, precision="float32",
         device="cpu" if torch.cuda.is_available() else "auto",
     )  # fmt: skip
@@ -111,7 +113,7 @@ def test_ppo_in_two_processes_is_ppo_in_one(world: str, tmp_path: Path) -> None:
     one, two = (EventAccumulator(str(tmp_path / name / "tensorboard")).Reload() for name in ("one", "two"))
     tags = set(one.Tags()["scalars"])
     assert {"charts/kl_to_bc", "losses/value", "losses/explained_variance"} <= tags
-    for tag in tags - {"charts/decisions_per_second", "charts/rollout_share"}:
+    for tag in tags - {"charts/env_steps_per_second", "charts/rollout_share"}:
         curves = [[scalar.value for scalar in events.Scalars(tag)] for events in (one, two)]
         assert curves[1] == pytest.approx(curves[0], rel=1e-2, abs=1e-4), tag
     weights = [load_file(tmp_path / name / "policy.safetensors") for name in ("clone", "one", "two")]

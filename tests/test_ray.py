@@ -17,16 +17,16 @@ import torch
 
 from agents.blind import BlindConfig, make_blind
 from agents.evaluate import EvaluateConfig, evaluate
-from agents.policy import TokenPolicy
+from agents.policies.token_policy import TokenPolicy
 from rla_gym.ground_truth.collect import CollectConfig, collect
 from rla_gym.ground_truth.rendering import choose_gl_backend
 from tests.conftest import tiny_config
 from tests.mortal_workers import DeadlyPolicy, Squares
 from tests.synthetic_dataset import write_moving_square
 from world_models.data.feature_cache import cache_features
-from world_models.features import FeatureEncoder
-from world_models.ray_map import ray_map
-from world_models.state import StateEncoder
+from world_models.distributed.ray_map import ray_map
+from world_models.encoders.features import FeatureEncoder
+from world_models.encoders.state import StateEncoder
 
 ray = pytest.importorskip("ray")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from world_models.read_ahead import read_ahead
+from world_models.training.read_ahead import read_ahead
 
 
 @given(st.lists(st.integers()))

@@ -14,7 +14,7 @@ import rla_gym
 from tests.dreams import Make, actions_for
 
 
-def test_dreaming_on_from_ones_own_picture(make: Make) -> None:
+def test_an_episode_starts_from_a_users_picture(make: Make) -> None:
     env = make(2, output="torch")
     model = rla_gym.load_world(env.world).model
     picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -88,25 +88,27 @@ def test_an_environment_under_way_is_left_as_it_was(make: Make, arguments: dict[
     assert data_equivalence(env.reset(), untouched.reset(), exact=True)
 
 
-def test_a_sensing_world_starts_from_a_picture_and_what_the_robot_felt(make: Make, sensing_world: str) -> None:
-    env = make(2, world=sensing_world, obs=("features", "proprioception"))
-    picture, readings = np.full((48, 48, 3), 90, np.uint8), np.linspace(-1, 1, 8).astype(np.float32)
-    obs, _ = env.reset(seed=0, options={"rgb": picture, "proprioception": readings})
-    np.testing.assert_allclose(obs["proprioception"], np.stack([readings] * 2), atol=1e-5)
+def test_a_world_with_proprioception_starts_from_a_picture_and_its_values(
+    make: Make, proprioceptive_world: str
+) -> None:
+    env = make(2, world=proprioceptive_world, obs=("features", "proprioception"))
+    picture, values = np.full((48, 48, 3), 90, np.uint8), np.linspace(-1, 1, 8).astype(np.float32)
+    obs, _ = env.reset(seed=0, options={"rgb": picture, "proprioception": values})
+    np.testing.assert_allclose(obs["proprioception"], np.stack([values] * 2), atol=1e-5)
     assert np.array_equal(obs["features"][0], obs["features"][1])
-    both = np.stack([readings, -readings])
+    both = np.stack([values, -values])
     obs, _ = env.reset(options={"rgb": picture, "proprioception": both})
     np.testing.assert_allclose(obs["proprioception"], both, atol=1e-5)
     before = env.get_state()
     for options, message in (
         ({"rgb": picture}, "needs 'proprioception' too"),
-        ({"proprioception": readings}, "needs 'rgb' too"),
-        ({"rgb": picture, "proprioception": readings[:3]}, r"give \(8,\)"),
-        ({"rgb": picture, "proprioception": readings * np.nan}, "NaN"),
+        ({"proprioception": values}, "needs 'rgb' too"),
+        ({"rgb": picture, "proprioception": values[:3]}, r"give \(8,\)"),
+        ({"rgb": picture, "proprioception": values * np.nan}, "NaN"),
     ):
         with pytest.raises(ValueError, match=message):
             env.reset(options=options)
     for name, array in before.slots.items():
         np.testing.assert_array_equal(array, env.get_state().slots[name])
     with pytest.raises(ValueError, match="video alone"):
-        make(2).reset(options={"rgb": picture, "proprioception": readings})
+        make(2).reset(options={"rgb": picture, "proprioception": values})

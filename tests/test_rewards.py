@@ -50,7 +50,7 @@ def test_corresponding_reward_is_minus_token_l1_at_that_frame(
     assert isinstance(reward, CorrespondingReward)
 
 
-def test_beyond_its_end_a_demonstration_shows_its_last_frame(
+def test_beyond_its_end_a_demonstrations_last_frame_counts(
     demonstrations: Demonstrations, detector: SuccessDetector
 ) -> None:
     reward = make_reward("corresponding", demonstrations, detector)
@@ -59,7 +59,7 @@ def test_beyond_its_end_a_demonstration_shows_its_last_frame(
     assert reward(last, torch.tensor([0]), torch.tensor([3])) < 0
 
 
-def test_goal_reward_does_not_know_the_time(demonstrations: Demonstrations, detector: SuccessDetector) -> None:
+def test_goal_reward_does_not_depend_on_the_time(demonstrations: Demonstrations, detector: SuccessDetector) -> None:
     reward = make_reward("goal", demonstrations, detector)
     goal = torch.stack([demonstrations.features[0, 4], demonstrations.features[1, 7]]).float()
     for time in (0, 3, 99):
@@ -76,27 +76,27 @@ def test_progress_rises_along_a_demonstration_at_any_speed(
     reward = make_reward("progress", straight, detector)
     assert isinstance(reward, ProgressReward)
     for clock in (0, 50):
-        told = reward(line[::10], torch.zeros(20, dtype=torch.int64), torch.full((20,), clock))
-        assert (told.diff() > 0).all()
-        torch.testing.assert_close(told, torch.linspace(-1, -9 / 199, 20), atol=0.03, rtol=0)
+        rewards = reward(line[::10], torch.zeros(20, dtype=torch.int64), torch.full((20,), clock))
+        assert (rewards.diff() > 0).all()
+        torch.testing.assert_close(rewards, torch.linspace(-1, -9 / 199, 20), atol=0.03, rtol=0)
 
 
-def test_success_probability_is_what_the_detector_lacks_of_certainty(
+def test_success_probability_reward_is_the_detectors_probability_minus_one(
     demonstrations: Demonstrations, detector: SuccessDetector
 ) -> None:
     reward = make_reward("success_probability", demonstrations, detector)
     state = 3 * torch.randn(4, TOKENS, CHANNELS)
-    told = [reward(state, torch.tensor(d), torch.tensor(t)) for d, t in (([0] * 4, [0] * 4), ([1] * 4, [7] * 4))]
-    torch.testing.assert_close(told[0], detector.probability(state) - 1)
-    assert torch.equal(*told)
-    assert ((told[0] > -1) & (told[0] < 0)).all()
+    rewards = [reward(state, torch.tensor(d), torch.tensor(t)) for d, t in (([0] * 4, [0] * 4), ([1] * 4, [7] * 4))]
+    torch.testing.assert_close(rewards[0], detector.probability(state) - 1)
+    assert torch.equal(*rewards)
+    assert ((rewards[0] > -1) & (rewards[0] < 0)).all()
     assert isinstance(reward, SuccessProbabilityReward)
 
 
-def test_sparse_reward_pays_nothing_on_the_way(demonstrations: Demonstrations, detector: SuccessDetector) -> None:
+def test_sparse_reward_is_zero(demonstrations: Demonstrations, detector: SuccessDetector) -> None:
     reward = make_reward("sparse", demonstrations, detector)
-    paid = reward(demonstrations.features[:, 0].float(), torch.tensor([0, 1]), torch.tensor([0, 3]))
-    assert torch.equal(paid, torch.zeros(2))
+    rewards = reward(demonstrations.features[:, 0].float(), torch.tensor([0, 1]), torch.tensor([0, 3]))
+    assert torch.equal(rewards, torch.zeros(2))
 
 
 def test_an_unknown_reward_names_the_known_ones(demonstrations: Demonstrations, detector: SuccessDetector) -> None:
@@ -145,16 +145,16 @@ def test_the_detector_learns_success_from_episode_labels(fitted: tuple[SuccessDe
     assert ((probability >= 0) & (probability <= 1)).all()
 
 
-def test_what_comes_in_the_midst_of_failures_is_no_success() -> None:
+def test_what_occurs_in_the_middle_of_failures_is_no_success() -> None:
     features, successes, splits = episodes(480)
     for frames, success in zip(features, successes, strict=True):
-        frames[14:, 4, 1] -= 1.5 * success  # the object tells less
-        frames[14:, 2, 0] += 6.0  # the hand lets go, whatever comes of it,
+        frames[14:, 4, 1] -= 1.5 * success  # the object is less informative
+        frames[14:, 2, 0] += 6.0  # the gripper opens in successes and failures,
         if not success:
-            frames[18:, 2, 0] -= 6.0  # and in failures tries again at the end
+            frames[18:, 2, 0] -= 6.0  # and in failures closes again at the end
     detector, _ = fit_success_detector(features, successes, splits, batch_size=64)
-    letting_go = torch.stack([frames[15] for frames, success in zip(features, successes, strict=True) if not success])
-    assert detector.success(letting_go).float().mean() < 0.4
+    opened = torch.stack([frames[15] for frames, success in zip(features, successes, strict=True) if not success])
+    assert detector.success(opened).float().mean() < 0.4
 
 
 def test_the_same_seed_fits_the_same_detector(fitted: tuple[SuccessDetector, dict]) -> None:
@@ -190,27 +190,28 @@ def test_saving_and_loading(fitted: tuple[SuccessDetector, dict], tmp_path: Path
     assert loaded.metrics == metrics
 
 
-def test_dreams_have_a_threshold_of_their_own(fitted: tuple[SuccessDetector, dict], tmp_path: Path) -> None:
+def test_imagined_states_have_a_threshold_of_their_own(fitted: tuple[SuccessDetector, dict], tmp_path: Path) -> None:
     detector = copy.deepcopy(fitted[0])
-    assert detector.dream_threshold("flow") == detector.threshold
+    assert detector.imagined_threshold("residual_flow") == detector.threshold
     features, _, _ = episodes(40, seed=2)
     real = torch.stack(features)[:, [5, 12, 19]]
-    # A model that is half convinced of success wherever there is none.
-    dreamed = real.clone()
-    dreamed[..., 4, 1] += 2.5
+    # States that look half like success where there is none.
+    imagined = real.clone()
+    imagined[..., 4, 1] += 2.5
     succeeded = detector.success(real.flatten(0, 1)).view(40, 3).any(1)
-    forgiving = detector.success(dreamed.flatten(0, 1)).view(40, 3).any(1)
-    assert forgiving[~succeeded].float().mean() > 0.3
-    rates = detector.calibrate_in_dreams("flow", dreamed, real)
-    told = (detector.probability(dreamed.flatten(0, 1)) >= detector.dream_threshold("flow")).view(40, 3).any(1)
-    assert rates["false_success_rate"] == float(told[~succeeded].float().mean()) < 0.1
-    assert rates["missed_success_rate"] == float((~told)[succeeded].float().mean()) < 0.1
-    assert detector.dream_threshold("flow") > detector.threshold == detector.dream_threshold("regression")
+    uncalibrated = detector.success(imagined.flatten(0, 1)).view(40, 3).any(1)
+    assert uncalibrated[~succeeded].float().mean() > 0.3
+    rates = detector.calibrate_imagined("residual_flow", imagined, real)
+    flagged = detector.imagined_success(imagined.flatten(0, 1), "residual_flow").view(40, 3).any(1)
+    assert rates["false_success_rate"] == float(flagged[~succeeded].float().mean()) < 0.1
+    assert rates["missed_success_rate"] == float((~flagged)[succeeded].float().mean()) < 0.1
+    threshold = detector.imagined_threshold("residual_flow")
+    assert threshold > detector.threshold == detector.imagined_threshold("regression")
     detector.save(tmp_path)
-    assert SuccessDetector.load(tmp_path).dream_threshold("flow") == detector.dream_threshold("flow")
+    assert SuccessDetector.load(tmp_path).imagined_threshold("residual_flow") == threshold
     # Where nothing fails there is nothing to choose by.
-    assert detector.calibrate_in_dreams("regression", dreamed[succeeded], real[succeeded]) == {}
-    assert detector.dream_threshold("regression") == detector.threshold
+    assert detector.calibrate_imagined("regression", imagined[succeeded], real[succeeded]) == {}
+    assert detector.imagined_threshold("regression") == detector.threshold
 
 
 def test_bad_input_gets_one_clear_error(fitted: tuple[SuccessDetector, dict], tmp_path: Path) -> None:

@@ -71,11 +71,11 @@ def test_what_an_episode_ends_with(make: Callable[..., DreamVecEnv], world: str)
     seen = set()
     for actions in np.random.default_rng(0).uniform(-1, 1, (20, 4, 32)).astype(np.float32):
         observations, rewards, dones, infos = env.step(actions)
-        expected, paid, terminated, truncated, batch = plain.step(actions)
+        expected, plain_rewards, terminated, truncated, batch = plain.step(actions)
         assert np.array_equal(observations, expected)
         assert np.array_equal(dones, terminated | truncated)
         assert rewards.dtype == np.float32
-        assert np.allclose(rewards, paid)
+        assert np.allclose(rewards, plain_rewards)
         for slot, info in enumerate(infos):
             assert info["TimeLimit.truncated"] == (truncated[slot] and not terminated[slot])
             assert ("terminal_observation" in info) == dones[slot]

@@ -12,20 +12,23 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.bc import BCConfig, train_bc
-from agents.policy import TokenPolicy, load_policy
+from agents.policies.io import load_policy
+from agents.policies.token_policy import TokenPolicy
 from rla_gym.vector_env import RLAWMVectorEnv
 
 stable_baselines3 = pytest.importorskip("stable_baselines3", reason='pip install "rla-gym[agents]"')
 
 from agents.sb3_ppo import SB3PPOConfig, make_sb3_ppo, train_sb3_ppo  # noqa: E402
 from agents.sb3_sac import SB3SACConfig, make_sb3_sac, train_sb3_sac  # noqa: E402
-from rla_gym.sb3 import DreamVecEnv  # noqa: E402
+from rla_gym.clients.sb3 import DreamVecEnv  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def clone(world: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("clone")
-    return train_bc(BCConfig(world=world, out=out, demonstrations=2, steps=100, width=32, device="cpu", progress=False))
+    return train_bc(
+        BCConfig(world=world, out=out, demonstrations=2, gradient_steps=40, width=32, device="cpu", progress=False)
+    )
 
 
 @pytest.fixture
@@ -55,14 +58,16 @@ def test_ppo_starts_as_the_clone(cloned: TokenPolicy, world: str, tmp_path: Path
     envs.close()
 
 
-def test_sac_starts_as_the_clone_but_for_the_bend_of_its_tanh(cloned: TokenPolicy, world: str, tmp_path: Path) -> None:
+def test_sac_starts_as_the_clone_up_to_the_curvature_of_its_tanh(
+    cloned: TokenPolicy, world: str, tmp_path: Path
+) -> None:
     envs = dream(world)
-    model = make_sb3_sac(cloned, envs, SB3SACConfig(out=tmp_path, decisions=64, device="cpu"))
+    model = make_sb3_sac(cloned, envs, SB3SACConfig(out=tmp_path, env_steps=64, device="cpu"))
     observations = envs.reset()
-    own = cloned.act(torch.from_numpy(observations)).numpy()
+    clone_actions = cloned.act(torch.from_numpy(observations)).numpy()
     actions, _ = model.predict(observations, deterministic=True)
-    assert np.abs(own).max() > 0.1
-    assert np.abs(actions.clip(-1, 1) - own).max() < 0.04
+    assert np.abs(clone_actions).max() > 0.1
+    assert np.abs(actions.clip(-1, 1) - clone_actions).max() < 0.04
     drawn = np.stack([model.predict(observations)[0] for _ in range(300)])
     spread, wanted = drawn.std(axis=0).mean(), float(cloned.log_std.detach().exp().mean())
     assert spread == pytest.approx(wanted, rel=0.1)
@@ -80,7 +85,7 @@ def test_a_dream_of_other_spaces_is_refused(make, config, cloned: TokenPolicy, w
 def test_ppo_trains_and_saves_both_forms(clone: Path, tmp_path: Path) -> None:
     config = SB3PPOConfig(
         policy=clone, out=tmp_path, num_envs=8, batch_size=32, iterations=3, warmup_iterations=2, device="cpu",
-        starts="mixed", progress=False,
+        initial_states="mixed", progress=False,
     )  # fmt: skip
     with pytest.raises(ValueError, match="must divide"):
         train_sb3_ppo(dataclasses.replace(config, batch_size=33))
@@ -90,7 +95,7 @@ def test_ppo_trains_and_saves_both_forms(clone: Path, tmp_path: Path) -> None:
     assert largest_difference(clone, folder) > 0.0
     policy = load_policy(folder)
     assert policy.method == "sb3_ppo"
-    assert policy.facts["training"]["decisions"] == 3 * 8 * config.steps
+    assert policy.facts["training"]["env_steps"] == 3 * 8 * config.num_steps
     model = stable_baselines3.PPO.load(folder / "model.zip", device="cpu")
     features = np.random.default_rng(0).normal(size=(3, 16, 8)).astype(np.float32)
     actions, _ = model.predict(features, deterministic=True)
@@ -99,18 +104,18 @@ def test_ppo_trains_and_saves_both_forms(clone: Path, tmp_path: Path) -> None:
 
 def test_sac_trains_and_saves_both_forms(clone: Path, tmp_path: Path) -> None:
     config = SB3SACConfig(
-        policy=clone, out=tmp_path, num_envs=8, batch_size=16, decisions=48, warmup_decisions=32, device="cpu",
-        starts="mixed", progress=False,
+        policy=clone, out=tmp_path, num_envs=8, batch_size=16, env_steps=48, warmup_env_steps=32, device="cpu",
+        initial_states="mixed", progress=False,
     )  # fmt: skip
     with pytest.raises(ValueError, match="at least one"):
-        train_sb3_sac(dataclasses.replace(config, decisions=4))
-    warm = train_sb3_sac(dataclasses.replace(config, out=tmp_path / "warm", decisions=32))
+        train_sb3_sac(dataclasses.replace(config, env_steps=4))
+    warm = train_sb3_sac(dataclasses.replace(config, out=tmp_path / "warm", env_steps=32))
     assert largest_difference(clone, warm) < 1e-6
     folder = train_sb3_sac(config)
     assert largest_difference(clone, folder) > 1e-5
     policy = load_policy(folder)
     assert policy.method == "sb3_sac"
-    assert policy.facts["training"]["decisions"] == 48
+    assert policy.facts["training"]["env_steps"] == 48
     model = stable_baselines3.SAC.load(folder / "model.zip", device="cpu")
     features = np.random.default_rng(0).normal(size=(3, 16, 8)).astype(np.float32)
     actions, _ = model.predict(features, deterministic=True)
@@ -121,18 +126,31 @@ def test_sac_trains_and_saves_both_forms(clone: Path, tmp_path: Path) -> None:
     ("train", "config", "more"),
     [
         (train_sb3_ppo, SB3PPOConfig, {"iterations": 3, "warmup_iterations": 1, "batch_size": 32}),
-        (train_sb3_sac, SB3SACConfig, {"decisions": 64 * 8, "warmup_decisions": 32 * 8, "batch_size": 16}),
+        (
+            train_sb3_sac,
+            SB3SACConfig,
+            {"env_steps": 64 * 8, "warmup_env_steps": 32 * 8, "batch_size": 16, "gradient_steps": 2},
+        ),
     ],
 )
-def test_every_run_logs_doubt_and_distance_from_the_clone(train, config, more, clone: Path, tmp_path: Path) -> None:
-    settings = {"policy": clone, "out": tmp_path, "num_envs": 8, "max_chunks": 2, "starts": "mixed", "device": "cpu"}
+def test_every_run_logs_uncertainty_and_distance_from_the_clone(
+    train, config, more, clone: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "policy": clone,
+        "out": tmp_path,
+        "num_envs": 8,
+        "max_chunks": 2,
+        "initial_states": "mixed",
+        "device": "cpu",
+    }
     train(config(**settings, learning_rate=1e-2, progress=False, **more))
     (log,) = (tmp_path / "tensorboard").iterdir()
     events = EventAccumulator(str(log)).Reload()
-    doubt, distance = (
+    uncertainty, distance = (
         [scalar.value for scalar in events.Scalars(f"charts/{name}")] for name in ("uncertainty", "distance_to_bc")
     )
-    assert min(doubt) > 0
+    assert min(uncertainty) > 0
     assert distance[0] < 0.02
     assert distance[-1] > distance[0]
 

@@ -1,4 +1,4 @@
-"""Same seed, same dream: whoever else dreams, and in whatever process."""
+"""Same seed, same dream: beside any other slots, and in any process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rla_gym import RLAWMVectorEnv
 from tests.dreams import Make, actions_for, assert_same, rollout
 
 
-def test_the_same_seed_dreams_the_same_and_another_seed_does_not(make: Make) -> None:
+def test_the_same_seed_gives_the_same_episodes_and_another_does_not(make: Make) -> None:
     env = make(3)
     actions = actions_for(env, 15)
     first, again, other = (rollout(env, actions, seed=seed) for seed in (7, 7, 8))
@@ -29,7 +29,7 @@ def test_the_same_seed_dreams_the_same_and_another_seed_does_not(make: Make) -> 
 
 
 def test_reset_without_a_seed_goes_on_to_the_next_episode(make: Make) -> None:
-    env, twin = make(3, starts="first"), make(3, starts="first")
+    env, twin = make(3, initial_states="first"), make(3, initial_states="first")
     action = actions_for(env, 1)
     one = [rollout(env, action, seed=4), rollout(env, action), rollout(env, action)]
     two = [rollout(twin, action, seed=4), rollout(twin, action), rollout(twin, action)]
@@ -55,7 +55,7 @@ def crowds(world: str) -> Iterator[dict[int, RLAWMVectorEnv]]:
 
 
 @given(seed=st.integers(0, 2**63), action_seed=st.integers(0, 999), steps=st.integers(1, 5))
-def test_a_slot_dreams_the_same_in_any_crowd(
+def test_a_slot_is_the_same_beside_any_others(
     crowds: dict[int, RLAWMVectorEnv], seed: int, action_seed: int, steps: int
 ) -> None:
     """Up to rounding: matmuls of other batch sizes add in another order (``assert_same`` states the tolerance)."""
@@ -71,9 +71,7 @@ def test_a_slot_dreams_the_same_in_any_crowd(
 
 
 @given(seed=st.integers(0, 2**40), slot=st.integers(0, 6))
-def test_any_slot_can_be_dreamed_by_another_worker(
-    crowds: dict[int, RLAWMVectorEnv], world: str, seed: int, slot: int
-) -> None:
+def test_any_slot_can_be_another_workers(crowds: dict[int, RLAWMVectorEnv], world: str, seed: int, slot: int) -> None:
     actions = actions_for(crowds[7], 4)
     crowd = rollout(crowds[7], actions, seed=seed)
     worker = RLAWMVectorEnv(1, world=world, first_slot=slot, autoreset_mode=AutoresetMode.SAME_STEP, max_chunks=3)
@@ -83,7 +81,7 @@ def test_any_slot_can_be_dreamed_by_another_worker(
     worker.close()
 
 
-def test_slots_dream_different_things(make: Make) -> None:
+def test_slots_differ(make: Make) -> None:
     env = make(16)
     env.reset(seed=0, options={"demo": 0})
     obs = env.step(np.zeros(env.action_space.shape, np.float32))[0]
@@ -104,7 +102,7 @@ def test_equal_batches_are_equal_to_the_bit(crowds: dict[int, RLAWMVectorEnv], s
     assert data_equivalence(alone, rollout(crowds[1], actions[:, 3:4], seed=seed), exact=True)
 
 
-def test_another_process_dreams_its_slots_as_this_one_would(make: Make) -> None:
+def test_another_process_gives_the_same_slots(make: Make) -> None:
     env = make(4, max_chunks=3)
     everything = rollout(env, actions_for(env, 5), seed=17)
     code = (
@@ -113,10 +111,10 @@ def test_another_process_dreams_its_slots_as_this_one_would(make: Make) -> None:
         "first = int(sys.argv[2])\n"
         "env = RLAWMVectorEnv(2, first_slot=first, world=sys.argv[1], max_chunks=3)\n"
         "actions = np.random.default_rng(0).uniform(-1, 1, (5, 4, 32)).astype(np.float32)[:, first : first + 2]\n"
-        "np.save(sys.argv[3], np.stack([told[0] for told in rollout(env, actions, seed=17)]))"
+        "np.save(sys.argv[3], np.stack([step[0] for step in rollout(env, actions, seed=17)]))"
     )
     home = Path(rla_gym.__file__).parent.parent
     path = Path(env.world) / "slots.npy"
     subprocess.run([sys.executable, "-c", code, env.world, "2", str(path)], cwd=home, check=True)
-    assert_same(np.load(path), np.stack([told[0][2:] for told in everything]))
+    assert_same(np.load(path), np.stack([step[0][2:] for step in everything]))
     path.unlink()

@@ -26,14 +26,14 @@ from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.vector import RobosuiteVectorEnv
 from rla_gym.observations import OBSERVATIONS, pool
 from tests.dreams import assert_same
-from world_models.world_model import load_world
+from world_models.io import load_world
 
 EVERYTHING: dict[str, Any] = {"obs": OBSERVATIONS, "reward": "corresponding"}
 
 
 @pytest.fixture(scope="module")
-def world(sensing_world: str) -> str:
-    return sensing_world
+def world(proprioceptive_world: str) -> str:
+    return proprioceptive_world
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,12 @@ def env(world: str) -> Iterator[RobosuiteEnv]:
 
 def test_observations_are_those_of_the_dream(env: RobosuiteEnv, world: str) -> None:
     dream = gym.make("RLAWM-Lift-v0", world=world, obs=OBSERVATIONS)
-    spaces, dreamed = env.observation_space, dream.observation_space
+    spaces, dream_spaces = env.observation_space, dream.observation_space
     assert isinstance(spaces, gym.spaces.Dict)
-    assert isinstance(dreamed, gym.spaces.Dict)
-    assert list(spaces) == list(dreamed)
+    assert isinstance(dream_spaces, gym.spaces.Dict)
+    assert list(spaces) == list(dream_spaces)
     for name in set(OBSERVATIONS) - {"rgb"}:  # the tiny world's frames are smaller than the camera's
-        assert spaces[name] == dreamed[name]
+        assert spaces[name] == dream_spaces[name]
     assert env.action_space == dream.action_space
     dream.close()
     obs, _ = env.reset(seed=0)
@@ -88,10 +88,10 @@ def test_video_aligned_reward_is_that_of_real_features(env: RobosuiteEnv, world:
     assert info["demonstration"].tolist() == [nearest]
     assert info["reward_alignment"].tolist() == [0.0]
     for taken in (1, 2):
-        obs, paid, _, _, info = vector.step(np.full((1, 32), 0.2, np.float32))
+        obs, rewards, _, _, info = vector.step(np.full((1, 32), 0.2, np.float32))
         place = torch.tensor([nearest]), torch.tensor([8 * taken])
         expected = float(distance(torch.from_numpy(obs), *place))
-        assert paid[0] == pytest.approx(expected, rel=1e-4)
+        assert rewards[0] == pytest.approx(expected, rel=1e-4)
         assert info["reward_alignment"][0] == pytest.approx(expected, rel=1e-4)
         assert info["reward_success"].tolist() == [0.0]
         assert info["demonstration"].tolist() == [nearest]
@@ -100,7 +100,7 @@ def test_video_aligned_reward_is_that_of_real_features(env: RobosuiteEnv, world:
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_autoreset_is_gymnasiums_own(env: RobosuiteEnv, world: str, mode: AutoresetMode) -> None:
-    """Encoding in one batch in the parent changes nothing: as single environments that each see for themselves."""
+    """Encoding in one batch in the parent changes nothing: single environments that encode their pictures agree."""
     arguments: dict[str, Any] = {"world": world, "max_chunks": 2, "success_bonus": 3.0, **EVERYTHING}
     vector = RobosuiteVectorEnv(2, autoreset_mode=mode, **arguments)
     reference = SyncVectorEnv([lambda: RobosuiteEnv(**arguments)] * 2, autoreset_mode=mode)
@@ -122,8 +122,8 @@ def test_autoreset_is_gymnasiums_own(env: RobosuiteEnv, world: str, mode: Autore
 def test_torch_output_of_a_dict(env: RobosuiteEnv, world: str) -> None:
     obs = ("pooled", "remaining_time")
     vector = RobosuiteVectorEnv(1, world=world, obs=obs, output="torch", autoreset_mode="SameStep", max_chunks=2)
-    told = vector.reset(seed=0)[0]
-    assert all(isinstance(value, torch.Tensor) for value in told.values())
+    observation = vector.reset(seed=0)[0]
+    assert all(isinstance(value, torch.Tensor) for value in observation.values())
     for ends in (False, True):
         *_, info = vector.step(torch.zeros(1, 32))
         assert info["_final_obs"].tolist() == [ends]
@@ -161,8 +161,8 @@ def test_processes_end_with_close_with_the_object_and_with_a_failure(env: Robosu
     for ending in ("close", "garbage collection", "failure"):
         vector = RobosuiteVectorEnv(1, obs="last_action", vectorization="async")
         vector.reset(seed=0)
-        mine = [pid for pid in workers() if pid not in before]
-        assert len(mine) == 1
+        started = [pid for pid in workers() if pid not in before]
+        assert len(started) == 1
         if ending == "close":
             vector.close()
             vector.close()
@@ -170,12 +170,12 @@ def test_processes_end_with_close_with_the_object_and_with_a_failure(env: Robosu
             del vector
             gc.collect()
         else:
-            os.kill(mine[0], signal.SIGKILL)
+            os.kill(started[0], signal.SIGKILL)
             with pytest.raises((EOFError, ConnectionError)):
                 vector.step(np.zeros((1, 32), np.float32))
             with pytest.raises(gym.error.ClosedEnvironmentError):
                 vector.step(np.zeros((1, 32), np.float32))
-        assert wait_until_gone(mine) == [], ending
+        assert wait_until_gone(started) == [], ending
 
 
 SCRIPT = """

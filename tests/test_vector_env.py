@@ -1,9 +1,11 @@
-"""The dream as a Gymnasium environment: same seed, same dream; autoreset as Gymnasium's own; clear errors."""
+"""The dream as a Gymnasium environment: spaces, rewards, initial states, settings, and clear errors."""
 
 from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import FrozenInstanceError, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +17,32 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 import rla_gym
 from rewards import SuccessDetector, make_reward
-from rla_gym import RLAWMEnv
+from rla_gym import RLAWMEnv, RLAWMVectorEnv
+from rla_gym.dream_config import DreamConfig
 from tests.dreams import A, K, Make, actions_for, assert_same, rollout
 from world_models.data.demonstrations import Demonstrations
 
-INFO_KEYS = {"uncertainty", 
-    "success", "success_probability", "reward_alignment", "reward_success", "control_steps", "demonstration"
+INFO_KEYS = {
+    "success", "success_probability", "uncertainty", "reward_alignment", "reward_success", "control_steps",
+    "demonstration",
 }  # fmt: skip
 
 
 # Uncertainty
 
 
-def test_doubts_add_up_within_an_episode_and_may_cut_it(make: Make) -> None:
+def test_uncertainty_adds_up_within_an_episode_and_may_truncate_it(make: Make) -> None:
     free = make(6, max_chunks=50, terminate_on_success=False)
     actions = actions_for(free, 8)
-    told = rollout(free, actions, seed=1)
-    doubts = np.stack([step[-1]["uncertainty"] for step in told[1:]])
-    limit = float(np.median(doubts[0]))
-    cut = make(6, max_chunks=50, terminate_on_success=False, max_uncertainty=limit, autoreset_mode="Disabled")
-    assert_same(cut.reset(seed=1)[0], told[0][0])
-    truncated = cut.step(actions[0])[3]
-    np.testing.assert_array_equal(truncated, doubts[0] > limit)
+    outputs = rollout(free, actions, seed=1)
+    uncertainties = np.stack([step[-1]["uncertainty"] for step in outputs[1:]])
+    limit = float(np.median(uncertainties[0]))
+    limited = make(6, max_chunks=50, terminate_on_success=False, max_uncertainty=limit, autoreset_mode="Disabled")
+    assert_same(limited.reset(seed=1)[0], outputs[0][0])
+    truncated = limited.step(actions[0])[3]
+    np.testing.assert_array_equal(truncated, uncertainties[0] > limit)
     assert 0 < truncated.sum() < 6
-    # From the same state, one that was imagined is doubted differently from a real one.
+    # The same state is less certain where it was itself imagined.
     state = free.get_state()
     imagined = free.step(actions[0])[-1]["uncertainty"]
     state.slots["error"][:] = 0.0
@@ -88,7 +92,7 @@ def test_torch_output_is_tensors_that_autograd_takes(make: Make) -> None:
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_torch_and_numpy_tell_the_same(make: Make, mode: str) -> None:
+def test_torch_and_numpy_give_the_same_outputs(make: Make, mode: str) -> None:
     arrays, tensors = make(4, autoreset_mode=mode), make(4, autoreset_mode=mode, output="torch")
     actions = actions_for(arrays, 14)
     for one, other in zip(
@@ -131,11 +135,11 @@ def test_reward_and_success_follow_their_definitions(make: Make, reward: str, le
     torch.testing.assert_close(obs, world.demonstrations.at(demonstration, start))
     assert torch.equal(info["demonstration"], demonstration)
     for taken in range(1, 7):
-        obs, paid, terminated, truncated, info = env.step(torch.rand(4, chunk * A) * 2 - 1)
+        obs, total, terminated, truncated, info = env.step(torch.rand(4, chunk * A) * 2 - 1)
         success = detector.success(obs)
         torch.testing.assert_close(info["reward_alignment"], distance(obs, demonstration, start + taken * chunk))
         torch.testing.assert_close(info["reward_success"], 3.0 * success)
-        torch.testing.assert_close(paid, info["reward_alignment"] + info["reward_success"])
+        torch.testing.assert_close(total, info["reward_alignment"] + info["reward_success"])
         assert torch.equal(info["success"], success)
         assert (info["control_steps"] == taken * chunk).all()
         torch.testing.assert_close(info["success_probability"], detector.probability(obs))
@@ -156,8 +160,8 @@ def test_success_ends_the_episode(make: Make) -> None:
     assert not np.all(ended)
 
 
-def test_starts(make: Make) -> None:
-    assert (make(600, starts="first").reset(seed=0)[1]["control_steps"] == 0).all()
+def test_initial_states(make: Make) -> None:
+    assert (make(600, initial_states="first").reset(seed=0)[1]["control_steps"] == 0).all()
     env = make(3000, output="torch")
     obs, info = env.reset(seed=0)
     demonstrations = rla_gym.load_world(env.world).demonstrations
@@ -180,9 +184,9 @@ def test_starts(make: Make) -> None:
 
 
 def test_everywhere_starts_in_first_states_of_other_episodes_too(make: Make, tmp_path: Path) -> None:
-    env = make(600, starts="everywhere")
+    env = make(600, initial_states="everywhere")
     obs, info = env.reset(seed=0)
-    demonstrations = Demonstrations.load(Path(env.world) / "starts.safetensors")
+    demonstrations = Demonstrations.load(Path(env.world))
     elsewhere = demonstrations.first_states.float().numpy()
     nearest = np.abs(obs[:, None] - elsewhere[None]).mean(axis=(2, 3)).argmin(axis=1)
     begins = (obs == elsewhere[nearest]).all(axis=(1, 2))
@@ -192,11 +196,9 @@ def test_everywhere_starts_in_first_states_of_other_episodes_too(make: Make, tmp
     distance = np.abs(obs[begins][:, None] - first[None]).mean(axis=(2, 3))
     np.testing.assert_array_equal(distance.argmin(axis=1), info["demonstration"][begins])
     poor = shutil.copytree(env.world, tmp_path / "poor")
-    Demonstrations(demonstrations.features, demonstrations.actions, demonstrations.lengths).save(
-        poor / "starts.safetensors"
-    )
+    Demonstrations(demonstrations.features, demonstrations.actions, demonstrations.lengths).save(poor)
     with pytest.raises(ValueError, match="train it with --first-states"):
-        make(2, world=poor, starts="everywhere")
+        make(2, world=poor, initial_states="everywhere")
 
 
 # Making
@@ -248,6 +250,36 @@ def test_single_env_errors_and_slots(world: str) -> None:
     env.close()
 
 
+def test_settings_are_flat_arguments_of_every_way_to_make_one(world: str) -> None:
+    env = gym.make("RLAWM-Lift-v0", world=world, reward="goal", max_chunks=3)
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    envs = gym.make_vec("RLAWM-Lift-v0", num_envs=1, world=world, reward="goal", max_chunks=3)
+    action = np.full(env.action_space.shape, 0.3, np.float32)
+    for one in (env, again, envs):
+        one.reset(seed=0)
+    expected = env.step(action)
+    assert data_equivalence(again.step(action), expected, exact=True)
+    assert envs.step(action[None])[1][0] == expected[1]
+    for one in (env, again, envs):
+        one.close()
+
+
+def test_an_unknown_argument_is_named_beside_the_known_ones(make: Make, world: str) -> None:
+    for build in (make, lambda **arguments: RLAWMEnv(world=world, **arguments), partial(gym.make, "RLAWM-Lift-v0")):
+        with pytest.raises(
+            TypeError, match=r"no argument 'rewards': it takes num_envs, task, .*settings dynamics, .*reward"
+        ):
+            build(rewards="goal")
+
+
+def test_the_settings_are_documented_where_they_are_typed() -> None:
+    for environment in (RLAWMEnv, RLAWMVectorEnv):
+        assert "rla_gym.dream_config.DreamConfig" in environment.__doc__
+    assert all(f"``{field.name}``" in RLAWMVectorEnv.__doc__ for field in fields(DreamConfig))
+    with pytest.raises(FrozenInstanceError):
+        DreamConfig().reward = "goal"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -259,7 +291,7 @@ def test_single_env_errors_and_slots(world: str) -> None:
         ({"out_of_bounds": "wrap"}, "out_of_bounds='wrap': choose one of 'clip', 'raise'"),
         ({"output": "jax"}, "output='jax'"),
         ({"reward": "dense"}, "unknown reward 'dense'"),
-        ({"starts": "last"}, "starts='last': choose one of 'mixed', 'first', 'everywhere'"),
+        ({"initial_states": "last"}, "initial_states='last': choose one of 'mixed', 'first', 'everywhere'"),
         ({"dynamics": "ode"}, "unknown dynamics 'ode'"),
         ({"precision": "int8"}, "unknown precision 'int8'"),
         ({"render_mode": "human"}, "render_mode='human'"),
@@ -313,7 +345,12 @@ def test_an_episode_is_as_long_as_its_task(make: Make, tiny_world_folder: Path, 
     [
         ('"gripper"', '"fingers"', r"actions \('x', 'y', 'z', 'fingers'\), this version of the environment has \('x'"),
         ('"fps": 20', '"fps": 10', "control steps per second 10, this version of the environment has 20"),
-        ('"format": 5', '"format": 9', "format 9, .* reads format 5"),
+        ('"format": 6', '"format": 9', "format 9, .* reads format 6"),
+        (
+            '"format": 6',
+            '"format": 5',
+            r"format 5 \(rla-gym 0.1\); convert its folder by `rla-gym convert FOLDER --out",
+        ),
     ],
 )
 def test_a_world_of_another_version_is_refused(

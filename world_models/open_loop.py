@@ -1,11 +1,11 @@
-"""Open-loop roll-outs: predictions fed back as states, nothing re-encoded."""
+"""Open-loop rollouts: predictions fed back as states, nothing re-encoded."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from world_models.world_model import Prediction, WorldModel
+from world_models.base import Prediction, WorldModel
 
 
 @torch.inference_mode()

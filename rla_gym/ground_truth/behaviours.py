@@ -9,25 +9,27 @@ import numpy as np
 
 from rla_gym.ground_truth.experts import LIFTING, Behaviour, Grasper
 from rla_gym.ground_truth.stacking import STACKING
-from rla_gym.tasks import get_task
+from rla_gym.tasks import DEFAULT_TASK, get_task
 
 BEHAVIOURS: Mapping[str, Mapping[str, Callable[[np.random.Generator], Behaviour]]] = MappingProxyType(
     {"Lift": LIFTING, "Stack": STACKING}
 )
 """Task -> kind of episode -> what makes its controller."""
 KINDS = ("expert", "noisy", "near_miss", "play", "policy", "grasp", "hasty_grasp", "place")
-"""Every kind of episode that collection records; ``policy`` is a roll-out of a policy, in any task."""
+"""Every kind of episode that collection records; ``policy`` is a rollout of a policy, in any task."""
 
 
-def make_behaviour(kind: str, rng: np.random.Generator, task: str = "Lift", *, guessing: bool = False) -> Behaviour:
+def make_behaviour(
+    kind: str, rng: np.random.Generator, task: str = DEFAULT_TASK, *, guessing: bool = False
+) -> Behaviour:
     """A controller for one episode of a kind.
 
     Args:
         kind: a scripted kind of the task.
         rng: source of all chance; the controller keeps it.
         task: name of the task.
-        guessing: it does not look whether a cube is held or stands, see
-            :meth:`rla_gym.ground_truth.experts.Grasper.guess`; without effect on what never looks.
+        guessing: it guesses whether a cube is held or stands instead of reading it, see
+            :meth:`rla_gym.ground_truth.experts.Grasper.guess`; without effect on controllers that never read it.
 
     Raises:
         ValueError: there is no such task, or it has no such kind.

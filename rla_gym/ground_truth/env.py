@@ -19,7 +19,7 @@ from rla_gym.ground_truth.actions import checked_actions
 from rla_gym.ground_truth.perception import Perception
 from rla_gym.ground_truth.simulator import Simulator
 from rla_gym.observations import row
-from rla_gym.tasks import get_task
+from rla_gym.tasks import DEFAULT_TASK, get_task
 
 
 class RobosuiteEnv(gym.Env[Any, np.ndarray]):
@@ -27,9 +27,10 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
 
     One step is one chunk: K control steps. The action is flat, ``(K*A,)``, row-major ``(K, A)``, within [-1, 1].
     Observations are those of the dream, of real pictures: what ``obs`` names, by default the features ``(L, C)``
-    float32 of a world's encoder, see :class:`rla_gym.observations.Observations`. Success is robosuite's own, at the
-    end of the chunk. ``info`` holds ``success`` (bool), ``control_steps`` (int, since the reset), ``reward_alignment``
-    and ``reward_success`` (float, they sum to the reward), and with a video-aligned reward ``demonstration`` (int).
+    float32 of a world's encoder, see :class:`rla_gym.observations.Observations`. Success is robosuite's criterion at
+    the end of the chunk. ``info`` holds ``success`` (bool), ``control_steps`` (int, since the reset),
+    ``reward_alignment`` and ``reward_success`` (float, they sum to the reward), and with a video-aligned reward
+    ``demonstration`` (int).
 
     The same seed and placement give the same initial state, whatever the environment did before.
 
@@ -43,7 +44,7 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         output: ``"numpy"`` or ``"torch"`` (tensors on ``device``).
         reward: ``"sparse"`` (nothing but the bonus), or ``"corresponding"`` or ``"goal"``: minus the token distance to
             the demonstration whose first frame is nearest to the episode's, at the same time or at its end, or
-            ``"progress"``: minus the way left as the nearest frames of all demonstrations tell it, or
+            ``"progress"``: minus the way left, by the nearest frames of all demonstrations, or
             ``"success_probability"``: minus the probability of no success that the world's detector gives.
         success_bonus: added to the reward of a step that ends in success.
         terminate_on_success: whether success ends the episode.
@@ -62,7 +63,7 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
 
     def __init__(
         self,
-        task: str = "Lift",
+        task: str = DEFAULT_TASK,
         *,
         placement: str = "standard",
         obs: str | Sequence[str] = "features",
@@ -119,12 +120,11 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         simulator.reset(np.random.default_rng(int(self.np_random.integers(2**62))), placed)
         self._chunks = self._control_steps = 0
         self._last_action[:] = 0.0
-        shown = self._shown()
-        features = self._perception.features(shown)
-        alignment = self._perception.alignment
-        if alignment is not None:
-            alignment.begin(features, np.ones(1, bool))
-        return row(self._perception.observe(shown, features), 0), self._info(0.0, 0.0)
+        parts = self._observation_parts()
+        features = self._perception.features(parts)
+        if self._perception.alignment is not None:
+            self._perception.alignment.begin(features, np.ones(1, bool))
+        return row(self._perception.observe(parts, features), 0), self._info(0.0, 0.0)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Executes one chunk.
@@ -147,16 +147,17 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
             self._advance(control)
         self._last_action = chunk.astype(np.float32)
         self._chunks += 1
-        shown = self._shown()
-        features = self._perception.features(shown)
-        alignment = self._perception.alignment
+        parts = self._observation_parts()
+        features = self._perception.features(parts)
         success = self.is_success()
-        near = 0.0 if alignment is None else float(alignment(features, np.array([self._control_steps]))[0])
-        paid = self._bonus * float(success)
+        alignment, video = 0.0, self._perception.alignment
+        if video is not None:
+            alignment = float(video(features, np.array([self._control_steps]))[0])
+        bonus = self._bonus * float(success)
         terminated = success and self._terminate
         truncated = not terminated and self._chunks >= self.max_chunks
-        observation = row(self._perception.observe(shown, features), 0)
-        return observation, near + paid, terminated, truncated, self._info(near, paid)
+        observation = row(self._perception.observe(parts, features), 0)
+        return observation, alignment + bonus, terminated, truncated, self._info(alignment, bonus)
 
     def control_step(self, action: np.ndarray) -> None:
         """Executes one control step, without a picture.
@@ -181,11 +182,11 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         return self.render_frame() if self.render_mode == "rgb_array" else None
 
     def is_success(self) -> bool:
-        """Whether the task is achieved in the present state, by robosuite's own criterion."""
+        """Whether the task is achieved in the present state, by robosuite's criterion."""
         return self._open().is_success()
 
     def simulator_state(self) -> dict[str, np.ndarray]:
-        """The truth behind the picture; for evaluation and scripted experts, never for training.
+        """The state behind the picture; for evaluation and scripted experts, never for training.
 
         Returns:
             float64 arrays: ``cube_position`` (3,), so on for the task's other objects, and ``eef_position`` (3,) in
@@ -195,9 +196,10 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         return self._open().state()
 
     def proprioception(self) -> np.ndarray:
-        """What the robot itself senses, and its change since the control step before: (8,) float32, metres.
+        """Proprioceptive values and their change since the control step before: (R,) float32, metres.
 
-        Hand position (x, y, z) and gripper opening; the change is zero after a reset.
+        The task's ``proprioception`` names the values: hand position (x, y, z) and gripper opening. The change is zero
+        after a reset.
         """
         return self._open().proprioception()
 
@@ -222,7 +224,8 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         self._open().advance(control.astype(np.float64))
         self._control_steps += 1
 
-    def _shown(self) -> dict[str, np.ndarray]:
+    def _observation_parts(self) -> dict[str, np.ndarray]:
+        """:data:`rla_gym.ground_truth.perception.SIMULATOR_PARTS`, each with a batch dimension of 1."""
         remaining = max(0.0, 1.0 - self._chunks / self.max_chunks)
         return {
             "proprioception": self.proprioception()[None],
@@ -231,15 +234,15 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
             "remaining_time": np.array([[remaining]], np.float32),
         }
 
-    def _info(self, near: float, paid: float) -> dict[str, Any]:
-        known = {
+    def _info(self, alignment: float, bonus: float) -> dict[str, Any]:
+        info = {
             "success": self.is_success(),
             "control_steps": self._control_steps,
-            "reward_alignment": near,
-            "reward_success": paid,
+            "reward_alignment": alignment,
+            "reward_success": bonus,
         }
-        alignment = self._perception.alignment
-        return known if alignment is None else {**known, "demonstration": int(alignment.demonstration[0])}
+        video = self._perception.alignment
+        return info if video is None else {**info, "demonstration": int(video.demonstration[0])}
 
 
 def check_options(options: Any, placement: str) -> str:

@@ -1,9 +1,9 @@
-"""Scripted behaviour for data: people-like demonstrations, and the many ways in which a grasp fails.
+"""Scripted behaviour for data: demonstrations, and the many ways in which a grasp fails.
 
-A world that saw only success dreams success, so most of what is here is about failing: grasps that are a
-centimetre off, too high, too early, dropped, or never made. Every behaviour is a small controller over the
-simulator's true state and draws from one ``np.random.Generator``: same generator, same state, same actions.
-Simulator state steers the hand only; it is no part of what a model sees.
+A world trained on successes alone predicts success for every grasp, so most of this file is about failing: grasps that
+are a centimetre off, too high, too early, dropped, or never made. Every behaviour is a small controller over the
+simulator's state and draws from one ``np.random.Generator``: same generator, same state, same actions. The simulator's
+state steers the hand only; no model gets it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Behaviour(Protocol):
     """One episode's controller."""
 
     def act(self, state: State) -> np.ndarray:
-        """The next action: (A,) float64 within [-1, 1], for Lift x, y, z, gripper."""
+        """The next action: (A,) float64 within [-1, 1], in the order of the task's ``action_names``."""
         ...
 
 
@@ -86,7 +86,7 @@ class Grasper:
         noise: standard deviation of the action noise.
         gain: how hard it pulls towards its target; 1.0 aims exactly at it.
         start_steps: control steps of a random motion before anything else.
-        vary_gripper: draw the size of the gripper command, for the robot heeds only its sign.
+        vary_gripper: draw the size of the gripper command, of which the robot uses only the sign.
         bursts: chance per control step of being pushed off course for a few steps.
     """
 
@@ -121,9 +121,9 @@ class Grasper:
         self._guessed: Callable[[np.ndarray], np.ndarray] | None = None
 
     def guess(self) -> None:
-        """From now on do not look whether the cube is held, but guess: what is done next must not tell.
+        """From now on guess whether the cube is held instead of reading it: the next actions must not reveal it.
 
-        Where actions follow the outcome, a model of the data need not learn what the outcome follows from.
+        Where actions reveal the outcome, a model of the data can predict it from them and not from their cause.
         """
         self._guesses = True
 
@@ -139,16 +139,16 @@ class Grasper:
             return self._command(self._start_motion, OPEN)
         grasp = self._attempts[self._attempt]
         eef, cube = state["eef_position"], state["cube_position"]
-        seen = cube if self._guessed is None else self._guessed(eef)
+        assumed = cube if self._guessed is None else self._guessed(eef)
         self._steps += 1
         phase = self._phase
-        target, gripper = getattr(self, f"_{phase}")(grasp, eef, seen)
+        target, gripper = getattr(self, f"_{phase}")(grasp, eef, assumed)
         if self._guesses and self._phase != phase:
             self._guessed = self._guess_cube(eef, cube)
         return self._command(self._gain * (target - eef) / _DELTA, gripper)
 
     def _guess_cube(self, eef: np.ndarray, cube: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
-        """Where the cube is thought to be in the phase that begins, by the place of the hand; None: one looks."""
+        """The cube's assumed place in the phase that begins, as a function of the hand's; None: its true place."""
         if self._phase != "lift":
             return None if self._phase == "reach" else self._guessed
         if self._rng.random() < _GUESSED_HELD:
@@ -337,7 +337,7 @@ def _lateral(rng: np.random.Generator) -> Grasp:
 
 
 def _anywhere(rng: np.random.Generator) -> Grasp:
-    """Anywhere about the cube, in one style whether it will hold or not: nothing but the place tells the outcome."""
+    """Anywhere about the cube, in one style whether it will hold or not: only the place decides the outcome."""
     offset = (rng.uniform(-0.045, 0.045), rng.uniform(-0.035, 0.035))
     return _styled(rng, Grasp(offset, rng.uniform(-0.012, 0.025), close_steps=int(rng.integers(6, 10))))
 

@@ -1,4 +1,4 @@
-"""What a policy gets to see of simulators, and how near they are to the demonstrations. Imports no torch by itself."""
+"""Observations of simulators, and their reward for closeness to demonstrations. torch is imported only when needed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from rla_gym.tasks import TaskSpec, bundled_world
 if TYPE_CHECKING:
     from rla_gym.ground_truth.real_features import Encoder, VideoAlignment
 
-SHOWN = ("last_action", "proprioception", "remaining_time", "rgb")
-"""The observations that a simulator gives by itself; the others are made of its pictures."""
-READINGS = 8
-"""Proprioceptive values of a simulator: hand position, gripper opening, and the change of both."""
+SIMULATOR_PARTS = ("last_action", "proprioception", "remaining_time", "rgb")
+"""Names of the observation parts that a simulator gives by itself; a world's encoder makes the others of them."""
 
 
 class Perception:
-    """Observations of B simulators from what they show.
+    """Observations of B simulators from the parts that these give.
 
     Args:
         obs, world, reward, output, device: as in :class:`rla_gym.ground_truth.env.RobosuiteEnv`.
@@ -59,37 +57,45 @@ class Perception:
         self._encoder: Encoder | None = None
         self.alignment: VideoAlignment | None = None
         tokens = (1, 1)
-        if reward != "sparse" or not set(names) <= set(SHOWN):
+        if reward != "sparse" or not set(names) <= set(SIMULATOR_PARTS):
             real_features = importlib.import_module("rla_gym.ground_truth.real_features")
             if reward != "sparse":
                 self.alignment = real_features.VideoAlignment(reward, world, task, num_envs, device)
-            self._encoder = real_features.Encoder(world, device)
+            self._encoder = real_features.Encoder(world, task, device)
             tokens = self._encoder.tokens
         self._observations = Observations(
-            obs, tokens=tokens, image_size=task.camera.size, action_size=action_size, readings=READINGS
+            obs,
+            tokens=tokens,
+            image_size=task.camera.size,
+            action_size=action_size,
+            proprioception_dim=task.proprioception_dim,
         )
         self.space = self._observations.space
 
-    def features(self, shown: dict[str, np.ndarray]) -> Any:
-        """States (B, L, C), a float32 tensor, of what :data:`SHOWN` names; None where nobody needs them."""
-        return None if self._encoder is None else self._encoder(shown["rgb"], shown["proprioception"])
+    def features(self, parts: dict[str, np.ndarray]) -> Any:
+        """States (B, L, C), a float32 tensor; None where neither observation nor reward needs them.
 
-    def observe(self, shown: dict[str, np.ndarray], features: Any) -> Any:
+        Args:
+            parts: at least ``rgb`` (B, H, W, 3) uint8 and ``proprioception`` (B, R) float32.
+        """
+        return None if self._encoder is None else self._encoder(parts["rgb"], parts["proprioception"])
+
+    def observe(self, parts: dict[str, np.ndarray], features: Any) -> Any:
         """The observations of B simulators: arrays, tensors, or a dict of them, as ``obs`` and ``output`` say.
 
         Args:
-            shown: what :data:`SHOWN` names, (B, ...) arrays.
-            features: what :meth:`features` made of it.
+            parts: name -> (B, ...) array, for every one of :data:`SIMULATOR_PARTS`.
+            features: (B, L, C), what :meth:`features` made of them.
         """
-        parts: dict[str, Callable[[], Any]] = {name: partial(shown.get, name) for name in SHOWN}
-        parts |= {"features": lambda: features, "pooled": lambda: pool(features)}
-        observation = self._observations.build(parts)
+        every_part: dict[str, Callable[[], Any]] = {name: partial(parts.get, name) for name in SIMULATOR_PARTS}
+        every_part |= {"features": lambda: features, "pooled": lambda: pool(features)}
+        observation = self._observations.build(every_part)
         if isinstance(observation, dict):
-            return {name: self.told(value) for name, value in observation.items()}
-        return self.told(observation)
+            return {name: self.convert(value) for name, value in observation.items()}
+        return self.convert(observation)
 
-    def told(self, value: Any) -> Any:
-        """An array or tensor in the form that ``output`` asks for; what is neither stays as it is."""
+    def convert(self, value: Any) -> Any:
+        """An array or tensor as ``output`` asks: an array, or a tensor on ``device``; other values stay as they are."""
         if self._output == "numpy":
             return value if isinstance(value, np.ndarray) else value.cpu().numpy()
         if not isinstance(value, np.ndarray):

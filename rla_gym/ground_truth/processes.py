@@ -1,4 +1,4 @@
-"""Simulators in processes of their own, which never outlive the environment that started them."""
+"""Simulators in separate processes, which never outlive the environment that started them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def start_processes(
 ) -> AsyncVectorEnv:
     """Environments in ``num_envs`` processes; if that fails or is interrupted, those that started are ended."""
     before = set(multiprocessing.active_children())
-    in_child = partial(_deaf_to_interrupts, make, os.getpid())
+    in_child = partial(_ignore_interrupts, make, os.getpid())
     try:
         # Spawned, for a GL context does not survive a fork.
         return AsyncVectorEnv([in_child] * num_envs, context="spawn", autoreset_mode=autoreset_mode)
@@ -29,7 +29,7 @@ def start_processes(
 
 
 def end_processes(environments: AsyncVectorEnv) -> None:
-    """Ends the processes, whatever they are doing: Gymnasium's own close waits for answers that may never come."""
+    """Ends the processes, whatever they are doing: Gymnasium's close waits for answers that may never come."""
     _end(environments.processes)
     environments.closed = True
 
@@ -41,7 +41,7 @@ def _end(processes: Iterable[BaseProcess]) -> None:
         process.join()
 
 
-def _deaf_to_interrupts(make: Callable[[], gym.Env[Any, Any]], parent: int) -> gym.Env[Any, Any]:
+def _ignore_interrupts(make: Callable[[], gym.Env[Any, Any]], parent: int) -> gym.Env[Any, Any]:
     # The terminal sends Ctrl-C to the children, too. The parent alone shall answer it: by ending them.
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,27 +1,25 @@
-"""Records episodes in the simulator: pictures, actions, the robot's senses, and what evaluation needs to know."""
+"""Records episodes in the simulator: pictures, actions, proprioception, and the simulator's state for evaluation."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from rla_gym.ground_truth.behaviours import make_behaviour
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.experts import Behaviour
+from rla_gym.ground_truth.recording_config import RecordingConfig
 from rla_gym.tasks import TaskSpec, get_task
-
-if TYPE_CHECKING:
-    from rla_gym.ground_truth.collect import CollectConfig
 
 
 def recorded_columns(task: TaskSpec) -> dict[str, tuple[int, ...]]:
     """Names and shapes of what a recording of a task holds for every frame, besides picture and action."""
     return {
-        "observation.state": (4,),  # the robot's own senses: hand position, gripper opening
+        "observation.state": (len(task.proprioception),),
         "next.success": (1,),
         # For evaluation only; nothing may train on these.
         **{f"simulator.{name}_position": (3,) for name in task.objects},
@@ -34,17 +32,20 @@ def recorded_columns(task: TaskSpec) -> dict[str, tuple[int, ...]]:
 class ChunkPolicy(Protocol):
     """A policy as collection calls it. It is pickled into every worker, so heavy things load at the first call."""
 
-    def __call__(self, rgb: np.ndarray, readings: np.ndarray, step: int) -> np.ndarray:
-        """The chunk (K, A) or (K*A,) for a picture (size, size, 3) uint8 and what the robot senses, at chunk ``step``.
+    def __call__(self, rgb: np.ndarray, proprioception: np.ndarray, step: int) -> np.ndarray:
+        """The chunk (K, A) or (K*A,) float within [-1, 1].
 
-        ``readings`` is what :meth:`RobosuiteEnv.proprioception` gives.
+        Args:
+            rgb: picture (size, size, 3) uint8.
+            proprioception: (R,) float32, as :meth:`rla_gym.ground_truth.env.RobosuiteEnv.proprioception` gives it.
+            step: number of the chunk, from 0 on.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One recorded episode of T control steps; frame t is seen before action t.
+    """One recorded episode of T control steps; frame t is the picture before action t.
 
     Attributes:
         frames: (T, size, size, 3) uint8.
@@ -79,7 +80,7 @@ def record_episode(env: RobosuiteEnv, behaviour: Behaviour, length: int) -> Reco
         state = env.simulator_state()
         for name, value in state.items():
             columns[f"simulator.{name}"][step] = value
-        columns["observation.state"][step] = env.proprioception()[:4]
+        columns["observation.state"][step] = env.proprioception()[: len(env.task.proprioception)]
         success = env.is_success()
         actions[step] = behaviour.act(state)
         env.control_step(actions[step])
@@ -88,13 +89,13 @@ def record_episode(env: RobosuiteEnv, behaviour: Behaviour, length: int) -> Reco
 
 
 class PolicyBehaviour:
-    """A policy's roll-out, with noise, after a few random control steps.
+    """A policy's rollout, with noise, after a few random control steps.
 
     Args:
-        env: the environment whose pictures the policy sees.
+        env: the environment that gives the policy its pictures.
         policy: see :class:`ChunkPolicy`.
         rng: source of all chance.
-        noise: standard deviation of the Gaussian noise on x, y, z, and on the gripper command.
+        noise: standard deviation of the Gaussian noise on every action dimension.
     """
 
     def __init__(self, env: RobosuiteEnv, policy: ChunkPolicy, rng: np.random.Generator, noise: float) -> None:
@@ -105,7 +106,7 @@ class PolicyBehaviour:
         self._chunks = 0
 
     def act(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The next action (A,) within [-1, 1]; the state is not looked at."""
+        """The next action (A,) within [-1, 1]; it does not depend on the state."""
         if self._start_steps > 0:
             self._start_steps -= 1
             return self._start_motion
@@ -127,7 +128,7 @@ class RecordedEpisode:
         index: its number in the dataset.
         kind: how its actions were chosen.
         seed: that the simulator was reset with.
-        recording: what was seen and done.
+        recording: pictures, actions and columns.
     """
 
     index: int
@@ -140,15 +141,15 @@ class EpisodeRecorder:
     """One simulator that records episode after episode; an episode depends on the settings and its index alone.
 
     Args:
-        config: what is collected.
+        config: how it is recorded.
         policy: for episodes of the kind ``policy``.
 
     Raises:
         ImportError: without robosuite or GL.
     """
 
-    def __init__(self, config: CollectConfig, policy: ChunkPolicy | None) -> None:
-        os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: the other cores have recorders of their own
+    def __init__(self, config: RecordingConfig, policy: ChunkPolicy | None) -> None:
+        os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: the other recorders use the other cores
         if policy is not None:
             import torch
 
@@ -159,7 +160,7 @@ class EpisodeRecorder:
         self._env = RobosuiteEnv(config.task, obs="rgb", chunk_length=task.chunk_length)
 
     def __call__(self, index: int) -> RecordedEpisode:
-        """Record episode ``index``."""
+        """Records episode ``index``."""
         config = self._config
         kind = config.kind(index)
         rng = np.random.default_rng([config.seed, index])
@@ -172,4 +173,4 @@ class EpisodeRecorder:
             behaviour: Behaviour = PolicyBehaviour(self._env, self._policy, rng, config.policy_noise)
         else:
             behaviour = make_behaviour(kind, rng, config.task, guessing=config.guesses(index))
-        return RecordedEpisode(index, kind, seed, record_episode(self._env, behaviour, config.length))
+        return RecordedEpisode(index, kind, seed, record_episode(self._env, behaviour, config.episode_length))

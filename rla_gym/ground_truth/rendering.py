@@ -1,6 +1,6 @@
 """Off-screen pictures of a MuJoCo model from a task's camera.
 
-There is one renderer, here: what collection records and what the ground-truth twin shows are the same pixels.
+There is one renderer, here: collection and the ground-truth twin give the same pixels.
 With software GL the time goes into geometry, so multisampling, shadows and the sky are off, and geoms that
 the camera cannot see are left out before they reach GL (which changes no pixel).
 """
@@ -27,7 +27,7 @@ _GL_HELP = (
     "then MUJOCO_GL=egl (the default) or MUJOCO_GL=osmesa, both of which work without a GPU."
 )
 _VISUAL_GROUP = 1
-"""robosuite puts what is to be seen into geom group 1 and collision shapes into group 0."""
+"""robosuite puts visible shapes into geom group 1 and collision shapes into group 0."""
 _CULLED_GROUP = 5
 
 
@@ -177,7 +177,7 @@ def _free_camera(mujoco: Any, camera: CameraSpec) -> Any:
 
 
 def _frustum(camera: CameraSpec) -> tuple[np.ndarray, np.ndarray]:
-    """The camera's place (3,) and the inward unit normals (4, 3) of the sides of what it sees."""
+    """The camera's place (3,) and the inward unit normals (4, 3) of the sides of its view."""
     eye = np.asarray(camera.position, np.float64)
     forward = np.subtract(camera.target, camera.position)
     forward /= np.linalg.norm(forward)

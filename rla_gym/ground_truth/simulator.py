@@ -37,9 +37,10 @@ class Simulator:
         arm = robot.arms[0]
         self._eef_site = robot.eef_site_id[arm]
         self._finger_qpos = list(robot._ref_gripper_joint_pos_indexes[arm])
-        self._objects = {name: getattr(self._env, f"{theirs}_body_id") for name, theirs in task.objects.items()}
+        self._objects = {name: getattr(self._env, f"{body}_body_id") for name, body in task.objects.items()}
+        self._gripper, self._proprioception = task.gripper_index, task.proprioception
         self._renderer = OffscreenRenderer(self._model, task.camera)
-        self._readings_before = self.readings()
+        self._values_before = self.proprioceptive_values()
 
     def reset(self, rng: np.random.Generator, placement: Placement) -> None:
         """A new initial state from ``rng``."""
@@ -47,14 +48,15 @@ class Simulator:
         self._placer.rng = rng
         self._placer.placement = placement
         self._env.reset()
-        self._readings_before = self.readings()
+        self._values_before = self.proprioceptive_values()
 
     def advance(self, control: np.ndarray) -> None:
         """One control step: (A,) float64 within [-1, 1]."""
-        self._readings_before = self.readings()
+        self._values_before = self.proprioceptive_values()
+        motion = np.delete(control, self._gripper)
         full = np.zeros(self._env.action_dim)
-        full[:3] = control[:3]
-        full[-1] = control[3]
+        full[: len(motion)] = motion
+        full[-1] = control[self._gripper]  # robosuite's gripper comes last
         self._env.step(full)
         # MuJoCo leaves body positions one substep behind the joints; this touches nothing else.
         self._mujoco.mj_kinematics(self._model, self._data)
@@ -64,21 +66,27 @@ class Simulator:
         return self._renderer.render(self._data)
 
     def is_success(self) -> bool:
-        """Whether the task is achieved in the present state, by robosuite's own criterion."""
+        """Whether the task is achieved in the present state, by robosuite's criterion."""
         return bool(self._env._check_success())
 
-    def readings(self) -> np.ndarray:
-        """What the robot itself senses, (4,) float32: hand position (x, y, z) and gripper opening in metres."""
+    def proprioceptive_values(self) -> np.ndarray:
+        """What the robot measures of itself, by the names of the task's ``proprioception``: (P,) float32, metres.
+
+        ``hand_x``, ``hand_y``, ``hand_z``: position of the hand, world frame; ``gripper_opening``: distance between the
+        fingers.
+        """
         left, right = self._data.qpos[self._finger_qpos]
-        return np.array([*self._data.site_xpos[self._eef_site], left - right], np.float32)
+        hand_x, hand_y, hand_z = self._data.site_xpos[self._eef_site]
+        values = {"hand_x": hand_x, "hand_y": hand_y, "hand_z": hand_z, "gripper_opening": left - right}
+        return np.array([values[name] for name in self._proprioception], np.float32)
 
     def proprioception(self) -> np.ndarray:
-        """:meth:`readings` and their change since the control step before, (8,) float32."""
-        readings = self.readings()
-        return np.concatenate([readings, readings - self._readings_before])
+        """:meth:`proprioceptive_values` and their change since the control step before, (R,) float32, metres."""
+        values = self.proprioceptive_values()
+        return np.concatenate([values, values - self._values_before])
 
     def state(self) -> dict[str, np.ndarray]:
-        """The truth behind the picture, see :meth:`rla_gym.ground_truth.env.RobosuiteEnv.simulator_state`."""
+        """The state behind the picture, see :meth:`rla_gym.ground_truth.env.RobosuiteEnv.simulator_state`."""
         data = self._data
         left, right = data.qpos[self._finger_qpos]
         return {
@@ -104,7 +112,7 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
-    """The robosuite environment of a task and the sampler that places its object."""
+    """The robosuite environment of a task and the sampler that places its objects."""
     choose_gl_backend()
     quiet_robosuite()
     try:
@@ -120,7 +128,7 @@ def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
         rotation=None,
         ensure_object_boundary_in_range=False,
         ensure_valid_placement=True,
-        reference_pos=np.array((0.0, 0.0, 0.8)),
+        reference_pos=np.array((0.0, 0.0, task.table_height)),
         z_offset=0.01,
         rng=np.random.default_rng(_MODEL_SEED),
     )
@@ -152,7 +160,7 @@ def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
 
 
 def _placer_class(sampler: type) -> type:
-    """robosuite's sampler, but that each object has a square of its own; a class made late, as robosuite comes late."""
+    """robosuite's sampler with one square per object; a class made here, where robosuite has been imported."""
 
     class Placer(sampler):
         placement: Placement
@@ -161,10 +169,10 @@ def _placer_class(sampler: type) -> type:
         def sample(self, fixtures: Any = None, reference: Any = None, on_top: bool = True) -> Any:
             placed = dict(fixtures or {})
             objects = self.mujoco_objects
-            for thing, (x, y) in zip(objects, self.placement.centres, strict=True):
+            for placeable, (x, y) in zip(objects, self.placement.centres, strict=True):
                 half = self.placement.half_width
                 self.x_range, self.y_range = (x - half, x + half), (y - half, y + half)
-                self.mujoco_objects = [thing]
+                self.mujoco_objects = [placeable]
                 placed = super().sample(placed, reference, on_top)
             self.mujoco_objects = objects
             return placed

@@ -160,7 +160,7 @@ def _near_miss(rng: np.random.Generator) -> Behaviour:
 
 
 def _place_anywhere(rng: np.random.Generator) -> Behaviour:
-    """One try: a hand that went back down where the cube fell would tell the outcome by its actions."""
+    """One attempt: a hand that went back down to where the cube fell would reveal the outcome by its actions."""
     grasp = Grasp((rng.uniform(-0.02, 0.02), rng.uniform(-0.01, 0.01)), rng.uniform(-0.005, 0.01), lift_height=0.15)
     return Stacker(
         rng, [grasp], [_anywhere(rng)], noise=rng.uniform(0.02, 0.15), gain=rng.uniform(1.0, 1.9),
@@ -185,7 +185,7 @@ def _beside(rng: np.random.Generator) -> Placing:
 
 
 def _anywhere(rng: np.random.Generator) -> Placing:
-    """Anywhere about the base, half of them in passing, as policies do: nothing but the place tells the outcome."""
+    """Anywhere about the base, half of them in passing, as policies do: only the place decides the outcome."""
     size, angle = rng.uniform(0.0, 0.055), rng.uniform(0, 2 * np.pi)
     within = rng.uniform(0.01, 0.03) if rng.random() < 0.5 else None
     offset = (size * np.cos(angle), size * np.sin(angle))

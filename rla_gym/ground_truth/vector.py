@@ -17,17 +17,17 @@ from gymnasium.vector.utils import batch_space
 from rla_gym.arguments import OUT_OF_BOUNDS, RENDER_MODES, at_least, checked_seeds, one_of
 from rla_gym.ground_truth.actions import checked_actions
 from rla_gym.ground_truth.env import RobosuiteEnv, check_options
-from rla_gym.ground_truth.perception import SHOWN, Perception
+from rla_gym.ground_truth.perception import SIMULATOR_PARTS, Perception
 from rla_gym.ground_truth.processes import end_processes, start_processes
 from rla_gym.observations import by_slot
-from rla_gym.tasks import get_task
+from rla_gym.tasks import DEFAULT_TASK, get_task
 
 
 class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
     """``num_envs`` simulators; one step is one action chunk in each.
 
-    The simulators give pictures, one after the other or each in a process of its own, and the features of all of
-    them are encoded here in one batch. Actions, observations, rewards and infos are those of
+    The simulators give pictures, one after the other or each in its own process, and this environment encodes the
+    features of all of them in one batch. Actions, observations, rewards and infos are those of
     :class:`~rla_gym.ground_truth.env.RobosuiteEnv` with Gymnasium's vector conventions; ``reset(seed=s)`` seeds
     simulator i with ``s + i``. With ``output="torch"`` everything returned is a tensor on ``device``.
 
@@ -56,7 +56,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         self,
         num_envs: int = 1,
         *,
-        task: str = "Lift",
+        task: str = DEFAULT_TASK,
         placement: str = "standard",
         obs: str | Sequence[str] = "features",
         world: str | Path | None = None,
@@ -106,7 +106,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_observation_space = self._perception.space
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._shown: dict[str, np.ndarray] | None = None
+        self._parts: dict[str, np.ndarray] | None = None
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -133,9 +133,9 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         if isinstance(seed, int | np.integer):
             super().reset(seed=seeds[0])
             seeds = [int(seed) + simulator for simulator in range(self.num_envs)]
-        self._shown, infos = self._ask("reset", seed=seeds, options=options)
+        self._parts, infos = self._ask("reset", seed=seeds, options=options)
         observations, infos, _ = self._perceive(infos)
-        return observations, self._told_infos(infos)
+        return observations, self._convert_infos(infos)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Executes one chunk in every simulator.
@@ -155,17 +155,17 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         assert shape is not None
         meaning = f"{self.num_envs} simulators x K={self.chunk_length} control steps x A={self._task.action_dim}"
         chunks = checked_actions(actions, shape, meaning, self._out_of_bounds).astype(np.float32)
-        self._shown, rewards, terminated, truncated, infos = self._ask("step", chunks)
+        self._parts, rewards, terminated, truncated, infos = self._ask("step", chunks)
         if self.output == "torch" and self.autoreset_mode is AutoresetMode.SAME_STEP:  # always there, as in the dream
             ended = terminated | truncated
             infos = {"final_obs": None, "_final_obs": ended, "final_info": {}, "_final_info": ended.copy(), **infos}
         observations, infos, alignment = self._perceive(infos)
         rewards = (rewards + alignment).astype(np.float64 if self.output == "numpy" else np.float32)
-        told = self._perception.told
-        return observations, told(rewards), told(terminated), told(truncated), self._told_infos(infos)
+        convert = self._perception.convert
+        return observations, convert(rewards), convert(terminated), convert(truncated), self._convert_infos(infos)
 
     def simulator_state(self) -> dict[str, np.ndarray]:
-        """The truth in every simulator: as ``RobosuiteEnv.simulator_state()``, each array with (num_envs,) in front.
+        """The state of every simulator: as ``RobosuiteEnv.simulator_state()``, each array with (num_envs,) in front.
 
         For evaluation only, never for training.
         """
@@ -177,8 +177,8 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         if self.render_mode is None:
             return None
         self._check_open("render()")
-        assert self._shown is not None
-        return tuple(self._shown["rgb"].copy())
+        assert self._parts is not None
+        return tuple(self._parts["rgb"].copy())
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the simulators and their processes."""
@@ -193,13 +193,13 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
             return getattr(self._simulators, method)(*arguments, **named)
         except BaseException:
             if isinstance(self._simulators, AsyncVectorEnv):
-                self.close()  # one has failed, or was interrupted half-way: none of them can go on
+                self.close()  # one has failed or was interrupted half-way: the others cannot go on without it
             raise
 
     def _check_open(self, before: str = "") -> None:
         if self.closed:
             raise gym.error.ClosedEnvironmentError("this environment is closed: make a new one")
-        if before and self._shown is None:
+        if before and self._parts is None:
             raise gym.error.ResetNeeded(f"call reset() before {before}")
 
     def _checked_mask(self, mask: Any) -> np.ndarray:
@@ -208,22 +208,22 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(
                 f"reset_mask has dtype {array.dtype} and shape {array.shape}: give bool ({self.num_envs},)"
             )
-        if not array.any() or (self._shown is None and not array.all()):
+        if not array.any() or (self._parts is None and not array.all()):
             raise ValueError(f"reset_mask={array}: reset at least one slot, and every slot the first time")
         return array
 
     def _perceive(self, infos: dict[str, Any]) -> tuple[Any, dict[str, Any], np.ndarray]:
-        """Observations of what is shown, infos with what the features say, and the alignment reward (B,).
+        """Observations of the present parts, infos with what the features add, and the alignment reward (B,).
 
         Pictures of the present and of episodes that ended within this step are encoded together.
         """
-        shown, infos = self._shown, dict(infos)
-        assert shown is not None
+        parts, infos = self._parts, dict(infos)
+        assert parts is not None
         ended = np.flatnonzero(infos.get("_final_obs", np.zeros(self.num_envs, bool)))
-        last = {name: np.stack([infos["final_obs"][slot][name] for slot in ended]) for name in shown if len(ended)}
-        last = last or {name: array[:0] for name, array in shown.items()}
+        last = {name: np.stack([infos["final_obs"][slot][name] for slot in ended]) for name in parts if len(ended)}
+        last = last or {name: array[:0] for name, array in parts.items()}
         features: Any = self._perception.features(
-            {name: np.concatenate([shown[name], last[name]]) for name in ("rgb", "proprioception")}
+            {name: np.concatenate([parts[name], last[name]]) for name in ("rgb", "proprioception")}
         )
         nothing: tuple[Any, Any] = (None, None)
         present, final = nothing if features is None else (features[: self.num_envs], features[self.num_envs :])
@@ -236,7 +236,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
                 reached[ended], steps[ended] = final, infos["final_info"]["control_steps"][ended]
             alignment = self._perception.alignment(reached, steps)
             self._add_alignment(infos, alignment, present)
-        return self._perception.observe(shown, present), infos, alignment
+        return self._perception.observe(parts, present), infos, alignment
 
     def _add_alignment(self, infos: dict[str, Any], alignment: np.ndarray, present: Any) -> None:
         """Puts the alignment of the steps just taken into the infos, and begins what has begun in this step."""
@@ -254,11 +254,11 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         video.begin(present, began)
         write(infos, np.where(began, 0.0, alignment))
 
-    def _told_infos(self, infos: dict[str, Any]) -> dict[str, Any]:
+    def _convert_infos(self, infos: dict[str, Any]) -> dict[str, Any]:
         """Infos in the form that ``output`` asks for."""
         if self.output == "torch":
-            told = self._perception.told
-            return {name: self._told_infos(v) if isinstance(v, dict) else told(v) for name, v in infos.items()}
+            convert = self._perception.convert
+            return {name: self._convert_infos(v) if isinstance(v, dict) else convert(v) for name, v in infos.items()}
         if "final_obs" in infos:
             infos["final_obs"] = by_slot(infos["final_obs"], infos["_final_obs"])
         return infos
@@ -275,5 +275,5 @@ def _scatter(values: Any, slots: np.ndarray, count: int) -> Any:
 
 
 def _make_simulator(**arguments: Any) -> RobosuiteEnv:
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: other cores have simulators of their own
-    return RobosuiteEnv(obs=SHOWN, **arguments)
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: the other simulators use the other cores
+    return RobosuiteEnv(obs=SIMULATOR_PARTS, **arguments)

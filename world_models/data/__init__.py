@@ -1,1 +1,1 @@
-"""Data on disk: episodes in the LeRobotDataset v3.0 layout and what is derived from them."""
+"""Episodes on disk, cached frames and features, the windows that training draws, and demonstrations."""

@@ -1,4 +1,4 @@
-"""Demonstrations in feature space: what rewards, start states and behaviour cloning need, and all that ships."""
+"""Demonstrations in feature space: what rewards, initial states and behaviour cloning need, and all that ships."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from world_models.checkpoint import save_tensors
+from world_models.data.quantisation import dequantise, quantise
+from world_models.files import save_tensors
+
+DEMONSTRATIONS_FILE = "demonstrations.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,31 @@ class Demonstrations:
         """The same demonstrations on ``device``."""
         return Demonstrations(**{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file, atomically."""
-        save_tensors(path, self._tensors())
+    def save(self, folder: Path) -> None:
+        """Write them into a world folder, atomically; states are rounded to eight bits on disk."""
+        tensors = {"actions": self.actions, "lengths": self.lengths}
+        for name, states in (("features", self.features), ("first_states", self.first_states)):
+            if states is not None:
+                tensors[name], tensors[f"{name}_scale"], tensors[f"{name}_offset"] = quantise(states)
+        save_tensors(Path(folder) / DEMONSTRATIONS_FILE, tensors)
+
+    @classmethod
+    def load(cls, folder: Path) -> Demonstrations:
+        """Read what :meth:`save` wrote; states are float16.
+
+        Raises:
+            FileNotFoundError: the folder has no demonstrations.
+        """
+        path = Path(folder) / DEMONSTRATIONS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; `rla-gym train` writes it beside the world's weights")
+        tensors = load_file(path)
+        states = {
+            name: dequantise(tensors[name], tensors[f"{name}_scale"], tensors[f"{name}_offset"])
+            for name in ("features", "first_states")
+            if name in tensors
+        }
+        return cls(actions=tensors["actions"], lengths=tensors["lengths"], **states)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-
-    @classmethod
-    def load(cls, path: Path) -> Demonstrations:
-        """Read what :meth:`save` wrote."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist; `rla-gym train` writes it beside the world's weights")
-        return cls(**load_file(path))

@@ -292,18 +292,18 @@ class EpisodeWriter:
             self._write_tasks()
             _write_json(info_path, self._info(0, 0))
         # Read back also what was just written: another process may have opened the folder in between.
-        found = json.loads(info_path.read_text())
-        found["instruction"] = read_tasks(self.root)[0]
+        info = json.loads(info_path.read_text())
+        info["instruction"] = read_tasks(self.root)[0]
         wanted = {**self._info(0, 0), "instruction": self.instruction}
         for name in ("codebase_version", "data_path", "video_path", "chunks_size", "fps", "robot_type", "instruction"):
-            self._same(name, found.get(name), wanted[name])
-        for name in {**found["features"], **self.features}:
-            self._same(f"features[{name!r}]", found["features"].get(name), self.features.get(name))
+            self._same(name, info.get(name), wanted[name])
+        for name in {**info["features"], **self.features}:
+            self._same(f"features[{name!r}]", info["features"].get(name), self.features.get(name))
 
-    def _same(self, name: str, found: Any, wanted: Any) -> None:
-        if found != wanted:
+    def _same(self, name: str, present: Any, wanted: Any) -> None:
+        if present != wanted:
             raise ValueError(
-                f"{self.root} holds a dataset whose {name} is {found!r}, not {wanted!r}; "
+                f"{self.root} holds a dataset whose {name} is {present!r}, not {wanted!r}; "
                 "use the same parameters to continue it, or another folder"
             )
 
@@ -347,7 +347,7 @@ class EpisodeWriter:
                 )
             values = values.astype(feature["dtype"])
             if not np.isfinite(values).all():
-                raise ValueError(f"{name!r} of episode {index} holds NaN or infinity; mend it before writing")
+                raise ValueError(f"{name!r} of episode {index} holds NaN or infinity; fix it before writing")
             checked[name] = values
         return frames, checked
 
@@ -372,18 +372,18 @@ class EpisodeWriter:
 
     def _count(self) -> int:
         """The number of episodes on disk, contiguous from 0."""
-        found = set()
+        indices = set()
         for path in self.root.glob("data/chunk-*/file-*.parquet"):
             chunk, file = path.parent.name.removeprefix("chunk-"), path.stem.removeprefix("file-")
-            found.add(int(chunk) * CHUNK_SIZE + int(file))
-        if not found:
+            indices.add(int(chunk) * CHUNK_SIZE + int(file))
+        if not indices:
             raise ValueError(f"{self.root} holds no episode; write some before finish()")
-        missing = sorted(set(range(max(found))) - found)
+        missing = sorted(set(range(max(indices))) - indices)
         if missing:
             raise ValueError(
-                f"{self.root} lacks episodes {_abbreviate(missing)} of 0..{max(found)}; write them before finish()"
+                f"{self.root} lacks episodes {_abbreviate(missing)} of 0..{max(indices)}; write them before finish()"
             )
-        return len(found)
+        return len(indices)
 
     def _settle(self, index: int, from_index: int) -> dict[str, Any]:
         """Makes the file's "index" column count from `from_index`; returns the episode's footer."""
@@ -482,5 +482,5 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _abbreviate(indices: list[int]) -> str:
-    shown = ", ".join(map(str, indices[:8]))
-    return shown if len(indices) <= 8 else f"{shown}, … ({len(indices)} in all)"
+    first = ", ".join(map(str, indices[:8]))
+    return first if len(indices) <= 8 else f"{first}, … ({len(indices)} in all)"

@@ -151,7 +151,9 @@ class EpisodeDataset:
         count = 0
         for image in _decode_from(path, start):
             if image.shape != frames.shape[1:]:
-                raise ValueError(f"{path} has frames of {image.shape}, {INFO_PATH} says {frames.shape[1:]}; mend it")
+                raise ValueError(
+                    f"{path} has frames of {image.shape}, {INFO_PATH} says {frames.shape[1:]}; fix one of them"
+                )
             frames[count] = image
             count += 1
             if count == length:
@@ -169,7 +171,7 @@ class EpisodeDataset:
         """Of the first episode alone, of the first two and so on up to all: of this dataset as it grew."""
         digest = hashlib.blake2b(digest_size=16)
         seen: set[Path] = set()
-        found = []
+        fingerprints = []
         for index, row in enumerate(self._rows):
             described = {name: value for name, value in row.items() if not name.startswith("meta/")}
             digest.update(json.dumps(described, sort_keys=True, default=str).encode())
@@ -180,8 +182,8 @@ class EpisodeDataset:
                     with path.open("rb") as file:
                         while block := file.read(1 << 20):
                             digest.update(block)
-            found.append(digest.hexdigest())
-        return found
+            fingerprints.append(digest.hexdigest())
+        return fingerprints
 
     def _read_rows(self) -> list[dict[str, Any]]:
         """The rows of meta/episodes without the statistics, ordered by episode_index."""
@@ -196,7 +198,7 @@ class EpisodeDataset:
             rows += pq.read_table(path, columns=names).to_pylist()
         rows.sort(key=lambda row: row["episode_index"])
         if [row["episode_index"] for row in rows] != list(range(len(rows))):
-            raise ValueError(f"{self.root}/meta/episodes does not number its episodes 0..{len(rows) - 1}; mend it")
+            raise ValueError(f"{self.root}/meta/episodes does not number its episodes 0..{len(rows) - 1}; fix it")
         return rows
 
     def _read_successes(self) -> np.ndarray:
@@ -235,7 +237,7 @@ class EpisodeDataset:
             groups = np.flatnonzero((begins < first + length) & (ends > first))
             missing = set(names) - set(file.schema_arrow.names)
             if missing:
-                raise ValueError(f"{path} lacks the columns {sorted(missing)} that {INFO_PATH} names; mend one of them")
+                raise ValueError(f"{path} lacks the columns {sorted(missing)} that {INFO_PATH} names; fix one of them")
             table = file.read_row_groups(groups.tolist(), columns=[*names, "episode_index"])
         table = table.slice(first - int(begins[groups[0]]) if len(groups) else 0, length)
         if table.num_rows != length or not (table.column("episode_index").to_numpy() == index).all():

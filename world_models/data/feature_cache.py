@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from world_models.checkpoint import save_json
-from world_models.proprioception import with_change
-from world_models.ray_map import ray_map
-from world_models.state import StateEncoder
+from world_models.distributed.ray_map import ray_map
+from world_models.encoders.proprioception import with_change
+from world_models.encoders.state import StateEncoder
+from world_models.files import save_json
 
 if TYPE_CHECKING:
     from world_models.data.episodes import EpisodeDataset
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
 CPU_BATCH = 16
 """Frames that a CPU encodes at once. Maps of more are so large that each is memory fresh from the kernel, which takes a
 third of the time (125 against 216 frames a second on one core, EfficientNet-Lite0 at 128 px)."""
-MOST_CHUNKS = 9
-"""Longest roll-outs that training and calibration ask for: an episode of the longest task."""
 PROPRIOCEPTION = "observation.state"
-"""LeRobot's name of the column with the robot's own senses."""
+"""LeRobot's name of the column with proprioception."""
 
 
 def episode_offsets(lengths: np.ndarray) -> np.ndarray:
@@ -79,8 +76,8 @@ def cache_features(
     def episodes(first: int) -> Iterator[EncodableEpisode]:
         offsets = episode_offsets(dataset.lengths)
         for index in range(first, len(dataset)):
-            sensed = readings(dataset, index) if encoder.readings else None
-            yield np.array(frames[offsets[index] : offsets[index + 1]]), sensed
+            values = proprioception_of(dataset, index) if encoder.proprioception_dim else None
+            yield np.array(frames[offsets[index] : offsets[index + 1]]), values
 
     def encoded(first: int) -> Iterator[np.ndarray]:
         if not ray:
@@ -93,7 +90,7 @@ def cache_features(
 
 
 EncodableEpisode = tuple[np.ndarray, Tensor | None]
-"""Frames ``(T, H, W, 3)`` uint8 of an episode, and its readings ``(T, R)`` where a world has such."""
+"""Frames ``(T, H, W, 3)`` uint8 of an episode, and its proprioception ``(T, R)`` where a world takes it."""
 
 
 def encode_episodes(
@@ -137,9 +134,9 @@ class _EpisodeEncoder:
     @torch.inference_mode()
     def __call__(self, episode: EncodableEpisode) -> np.ndarray:
         """States ``(T, L, C)`` float16."""
-        frames, sensed = episode
+        frames, values = episode
         batches = torch.from_numpy(frames).split(self._batch_size)
-        parts = [None] * len(batches) if sensed is None else sensed.split(self._batch_size)
+        parts = [None] * len(batches) if values is None else values.split(self._batch_size)
         encoder = self._encoder
         states = [encoder(batch.to(encoder.device), part).cpu() for batch, part in zip(batches, parts, strict=True)]
         return torch.cat(states).half().numpy()
@@ -150,8 +147,8 @@ def all_actions(dataset: EpisodeDataset) -> np.ndarray:
     return np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
 
 
-def readings(dataset: EpisodeDataset, index: int) -> Tensor:
-    """Proprioceptive readings of an episode with their change, ``(T, 2 P)`` float32.
+def proprioception_of(dataset: EpisodeDataset, index: int) -> Tensor:
+    """Proprioception of an episode with its change, ``(T, 2 P)`` float32.
 
     Raises:
         ValueError: the dataset has no column ``observation.state``.
@@ -203,146 +200,3 @@ def _fill(
         partial.replace(path)
         progress.unlink(missing_ok=True)
     return np.load(path, mmap_mode="c")
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Training windows over cached features: pairs of states some frames apart, with the actions between.
-
-    Attributes:
-        features: ``(F, L, C)`` float16 of all frames, on the training device, or memory-mapped where they do not fit.
-        actions: ``(F, A)`` float32 of all frames, on the training device, where samples are given.
-        starts: ``(M,)`` int64, frames at which a window may start.
-        remaining: ``(M,)`` int64, frames between a start and the end of its episode, at least 1.
-        weights: ``(M,)`` float32, chance of each start, on the CPU.
-    """
-
-    features: Tensor
-    actions: Tensor
-    starts: Tensor
-    remaining: Tensor
-    weights: Tensor
-    _cumulative: dict[int, Tensor] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def over(
-        cls,
-        features: Tensor,
-        actions: Tensor,
-        offsets: np.ndarray,
-        episodes: np.ndarray,
-        *,
-        motion_share: float = 0.7,
-        first_share: float = 0.15,
-    ) -> Windows:
-        """Windows inside some episodes, drawn in proportion to motion for ``motion_share`` of the time.
-
-        Most frames of a robot video show no contact (arXiv 2605.07079 trains on interaction 90 % of the time).
-
-        Args:
-            features: ``(F, L, C)``.
-            actions: ``(F, A)``.
-            offsets: ``(N + 1,)`` first frame of each episode.
-            episodes: indices of the episodes to draw from.
-            motion_share: 0 draws uniformly.
-            first_share: part of the windows that start at an episode's first frame. Dreams begin there, and what is
-                lost in the first chunk stays lost.
-        """
-        spans = [(int(offsets[index]), int(offsets[index + 1])) for index in episodes]
-        starts = torch.cat([torch.arange(first, last - 1) for first, last in spans])
-        remaining = torch.cat([torch.arange(last - 1 - first, 0, -1) for first, last in spans])
-        weights = torch.full((len(starts),), 1 / len(starts))
-        if motion_share:
-            weights = _motion_weights(features, starts, remaining, motion_share)
-        first = torch.isin(starts, torch.tensor([span[0] for span in spans]))
-        weights = (1 - first_share) * weights + first_share * first / first.sum()
-        return cls(features, actions, starts, remaining, weights)
-
-    def longest_run(self, horizon: int) -> int:
-        """Chunks of ``horizon`` frames that the longest episode holds, at most :data:`MOST_CHUNKS`."""
-        return min(MOST_CHUNKS, int(self.remaining.max()) // horizon)
-
-    def draw(self, count: int, generator: torch.Generator, span: int = 1) -> Tensor:
-        """Rows ``(count,)`` int64 of :attr:`starts` by their chances, of those with ``span`` frames after them.
-
-        Raises:
-            ValueError: there is none.
-        """
-        if span not in self._cumulative:
-            # torch.multinomial would do the same, for up to 2^24 starts.
-            self._cumulative[span] = (self.weights.double() * (self.remaining >= span)).cumsum(0)
-        cumulative = self._cumulative[span]
-        if not cumulative[-1] > 0:
-            raise ValueError(f"no episode has {span} frames after one; train on longer episodes, or shorter chunks")
-        drawn = torch.rand(count, dtype=torch.float64, generator=generator) * cumulative[-1]
-        return torch.searchsorted(cumulative, drawn, right=True)
-
-    def sample_sequence(
-        self, batch: int, horizon: int, chunks: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw runs of several full chunks.
-
-        Args:
-            batch: runs B.
-            horizon: frames H in a chunk.
-            chunks: chunks M in a run.
-            generator: source of randomness, on the CPU.
-
-        Returns:
-            First states ``(B, L, C)`` float32, actions ``(B, M, H, A)``, states after each chunk ``(B, M, L, C)``.
-
-        Raises:
-            ValueError: no episode is that long.
-        """
-        span = chunks * horizon
-        first = self.starts[self.draw(batch, generator, span)]
-        frames = (first[:, None] + torch.arange(span)).view(batch, chunks, horizon)
-        after = first[:, None] + horizon * torch.arange(1, chunks + 1)
-        return self._states(first), self.actions[frames.to(self.actions.device)], self._states(after)
-
-    def sample(
-        self, batch: int, horizon: int, generator: torch.Generator, *, full_share: float = 0.5
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw windows.
-
-        Args:
-            batch: windows B.
-            horizon: most frames H between the two states.
-            generator: source of randomness, on the CPU.
-            full_share: part of the windows with exactly ``horizon`` frames; the others are uniform in 1..H.
-
-        Returns:
-            states ``(B, L, C)`` float32, later states ``(B, L, C)`` float32, actions ``(B, H, A)`` zero past the
-            window, frames between the states ``(B,)`` int64.
-        """
-        row = self.draw(batch, generator)
-        drawn = torch.randint(1, horizon + 1, (batch,), generator=generator)
-        full = torch.rand(batch, generator=generator) < full_share
-        lengths = torch.minimum(torch.where(full, horizon, drawn), self.remaining[row])
-        first = self.starts[row]
-        steps = torch.arange(horizon)
-        inside = steps < lengths[:, None]
-        frames = torch.where(inside, first[:, None] + steps, first[:, None])
-        device = self.actions.device
-        actions = self.actions[frames.to(device)] * inside[..., None].to(device)
-        return self._states(first), self._states(first + lengths), actions, lengths.to(device)
-
-    def _states(self, frames: Tensor) -> Tensor:
-        """States ``(..., L, C)`` float32 of frames ``(...)``, on the training device."""
-        return self.features[frames.to(self.features.device)].to(self.actions.device).float()
-
-
-def _motion_weights(features: Tensor, starts: Tensor, remaining: Tensor, share: float) -> Tensor:
-    """Chances ``(M,)`` of starts, in proportion to motion for a share of them, on the CPU."""
-    later = starts + remaining.clamp_max(8)
-    # The tokens that move most say whether something happens; a mean over all tokens would follow the arm alone.
-    most = min(8, features.shape[1])
-    motion = torch.cat(
-        [
-            (features[b].float() - features[a].float()).abs().mean(-1).topk(most).values.mean(-1)
-            for a, b in zip(starts.split(2048), later.split(2048), strict=True)
-        ]
-    )
-    # On the CPU, like the generator: the same seed draws the same windows on every device.
-    weights = ((1 - share) + share * motion / motion.mean()).cpu()
-    return weights / weights.sum()

@@ -1,0 +1,85 @@
+"""The settings of the dream, in one dataclass that both environments and :class:`rla_gym.dream.Dream` share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from rewards.video_aligned import check_reward_name
+from rla_gym.arguments import at_least, one_of
+from rla_gym.initial_states import INITIAL_STATES
+from world_models.config import DEFAULT_DYNAMICS
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    """How the world is loaded, and how its imagined episodes begin, are rewarded and end.
+
+    The environments take each field as a keyword argument of its own:
+
+        >>> RLAWMVectorEnv(64, reward="goal", max_chunks=10)  # doctest: +SKIP
+        >>> gym.make("RLAWM-Lift-v0", reward="goal")  # doctest: +SKIP
+
+    Raises:
+        ValueError: a value is out of its range. What depends on the world or on the machine (dynamics, precision,
+            device, lengths of chunks and predictions) is checked when the world is loaded.
+    """
+
+    dynamics: str = DEFAULT_DYNAMICS
+    """Which of the world's dynamics predicts: "residual_flow" (a mixer regression and a flow on what it leaves; nearly
+    deterministic with one solver step) or "regression" (the mixer alone; deterministic)."""
+    device: str | torch.device = "cpu"
+    """Where the world predicts: a torch device."""
+    precision: str = "float32"
+    """Of the networks' arithmetic: "float32", or "bfloat16", which is faster where the processor has it."""
+    reward: str = "corresponding"
+    """Of every step, beside the bonus: "corresponding" (to the demonstration's frame at the same time), "goal",
+    "progress", "success_probability" or "sparse". Each is a class in :mod:`rewards.video_aligned`."""
+    success_bonus: float = 1.0
+    """What a success adds to a step's reward."""
+    terminate_on_success: bool = True
+    """Whether a success ends the episode."""
+    initial_states: str = "mixed"
+    """Where episodes begin: "mixed", "first" or "everywhere", see :class:`rla_gym.initial_states.InitialStates`."""
+    chunk_length: int | None = None
+    """Control steps K in an env step, from 1 to the longest chunk that the world was trained on; None for that."""
+    prediction_length: int | None = None
+    """Control steps after which the world predicts a state; a longer chunk takes several predictions, each from the one
+    before. None for the world's own."""
+    max_chunks: int | None = None
+    """Env steps after which an episode is truncated; None for the task's own."""
+    solver_steps: int | None = None
+    """Steps of the flow's ODE solver in a prediction; None for the world's own."""
+    max_uncertainty: float | None = None
+    """A step whose uncertainty is higher truncates the episode: the prediction is too unsure to go on from. None for no
+    limit."""
+
+    def __post_init__(self) -> None:
+        check_reward_name(self.reward)
+        one_of(INITIAL_STATES, initial_states=self.initial_states)
+        at_least(1, max_chunks=self.max_chunks, solver_steps=self.solver_steps)
+        at_least(0, max_uncertainty=self.max_uncertainty)
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any], environment: type) -> DreamConfig:
+        """The config of what an environment's constructor collects as ``**settings``.
+
+        Raises:
+            TypeError: an argument is neither a field here nor the environment's own; the message lists all of these.
+            ValueError: a value is out of its range.
+        """
+        settings = [field.name for field in fields(cls)]
+        unknown = [name for name in arguments if name not in settings]
+        if unknown:
+            parameters = inspect.signature(environment).parameters.values()
+            named = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+            raise TypeError(
+                f"{environment.__name__} has no argument {unknown[0]!r}: it takes {', '.join(named)}, and the settings "
+                f"{', '.join(settings)}"
+            )
+        return cls(**arguments)

@@ -1,0 +1,81 @@
+"""The training loop of a stage: schedules, resuming, what is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from world_models.training.optimisation import OptimisationConfig, optimise
+
+
+def _regression_problem(folder: Path, iterations: int, loss_hook=lambda: None) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    module = nn.Linear(3, 1)
+
+    def draw(generator: torch.Generator, samples: int) -> torch.Tensor:
+        return torch.randn(samples, 3, generator=generator)
+
+    def loss(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        loss_hook()
+        return (module(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
+
+    config = OptimisationConfig(
+        iterations, batch_size=16, warmup=2, bf16=False, checkpoint_seconds=0.0, learning_rate=0.05
+    )
+    optimise("line", module, draw, loss, config, folder, key={"seed": 0})
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_bfloat16_is_for_those_who_have_it(has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("world_models.training.optimisation.has_bfloat16", lambda device: has)
+    module, seen = nn.Linear(3, 1), set()
+
+    def loss(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        output = module(inputs)
+        seen.add(output.dtype)
+        return output.float().square().mean()
+
+    optimise(
+        "line", module, lambda generator, samples: torch.ones(samples, 3), loss, OptimisationConfig(2), tmp_path,
+        key={"seed": 0},
+    )  # fmt: skip
+    assert seen == {torch.bfloat16 if has else torch.float32}
+
+
+def test_seeds_micro_batches_and_iterations_draw_different_samples(tmp_path: Path) -> None:
+    drawn: list[float] = []
+
+    def draw(generator: torch.Generator, samples: int) -> torch.Tensor:
+        drawn.append(float(torch.rand((), generator=generator)))
+        return torch.rand(samples, 3, generator=generator)
+
+    module = nn.Linear(3, 1)
+    for seed in (0, 1, 2):
+        optimise(
+            "line", module, draw, lambda inputs, generator: module(inputs).square().mean(),
+            OptimisationConfig(2, batch_size=8, micro_batches=4, bf16=False), tmp_path / str(seed), key={"seed": seed},
+        )  # fmt: skip
+    assert len(drawn) == len(set(drawn)) == 3 * 2 * 4
+
+
+def test_an_interrupted_stage_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    straight = _regression_problem(tmp_path / "straight", 60)
+    calls = 0
+
+    def interrupt() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 35:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _regression_problem(tmp_path / "broken", 60, interrupt)
+    resumed = _regression_problem(tmp_path / "broken", 60)
+    assert calls == 35
+    for name, tensor in straight.items():
+        torch.testing.assert_close(resumed[name], tensor, atol=0, rtol=0)
+    assert float((straight["weight"] - 1).abs().max()) < 0.2

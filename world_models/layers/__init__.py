@@ -1,0 +1,1 @@
+"""Parts that the networks of several rooms share: attention pooling, zero-initialised layers, solvers."""
