@@ -13,7 +13,7 @@ MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 STACKING := --placement standard
 OF_ALL_KINDS := --expert 0.3 --noisy 0.15 --near-miss 0.3 --play 0.1 --grasp 0.08 --hasty-grasp 0.07
 
-.PHONY: setup gl demo world world-stack world-seeds world-gpu ablation encoders test lint clean
+.PHONY: setup gl demo world world-stack world-seeds world-gpu world-rla-wm world-paper ablation encoders test lint clean
 
 setup: gl
 	$(PYTHON) -m venv $(VENV)
@@ -117,6 +117,23 @@ world-gpu: data/lift/complete
 		--regression.width 384 --regression.depth 11 \
 		--regression-optimisation.iterations 40000 --regression-optimisation.batch-size 256
 	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift_gpu --out worlds/lift_gpu/fidelity.json
+
+# The paper's model, RLA-WM: the sizes that two CPU cores train in an hour, and the paper's own over DINOv2 on a GPU.
+world-rla-wm: data/lift/complete
+	$(BIN)/rla-gym train data/lift --out worlds/lift_rla_wm --encoder-from worlds/lift_encoder --dynamics rla_wm
+
+PAPER := --dynamics rla_wm --encoder.backbone vit_small_patch14_dinov2.lvd142m --encoder.image-size 224 \
+	--encoder.channels None --rla-wm.autoencoder.latents 32 --rla-wm.autoencoder.latent-dim 64 \
+	--rla-wm.autoencoder.width 1024 --rla-wm.autoencoder.depth 12 --rla-wm.autoencoder.heads 16 \
+	--rla-wm.autoencoder.horizon 100 --rla-wm.flow.width 1024 --rla-wm.flow.state-depth 8 --rla-wm.flow.flow-depth 8 \
+	--rla-wm.flow.heads 16 --rla-wm.flow.solver-steps 10 \
+	--rla-optimisation.iterations 100000 --rla-optimisation.batch-size 256 --rla-optimisation.learning-rate 1e-4 \
+	--latent-flow-optimisation.iterations 100000 --latent-flow-optimisation.batch-size 256 \
+	--latent-flow-optimisation.learning-rate 1e-4
+
+world-paper: data/lift/complete
+	$(BIN)/rla-gym train data/lift --out worlds/lift_paper --device cuda $(PAPER)
+	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift_paper --out worlds/lift_paper/fidelity.json
 
 # What each choice of the recipe buys, and which encoder: short trainings, one core each, so `make -j 2` takes two.
 SHORT := --dynamics residual_flow --residual-flow-optimisation.iterations 1000 \

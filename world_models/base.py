@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from world_models.config import WorldConfig
 from world_models.encoders.state import StateEncoder
+from world_models.heads.expected_error import ExpectedErrorHead
 from world_models.heads.rgb_decoder import RGBDecoder
 
 CPU_ROWS = 128
@@ -131,6 +132,11 @@ class WorldModel(nn.Module):
     def read_proprioception(self, features: Tensor) -> Tensor:
         """Proprioception and its change ``(B, R)`` of states ``(B, L, C)``, in the robot's own units."""
         return self.encoder.read_proprioception(features)
+
+    @property
+    def expected_error(self) -> ExpectedErrorHead:
+        """The head that expects the errors of predictions."""
+        raise NotImplementedError
 
     def use_precision(self, dtype: torch.dtype) -> None:
         """Compute in ``dtype`` where nearly all of a prediction's arithmetic is; states stay float32."""

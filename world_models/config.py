@@ -11,7 +11,7 @@ from world_models.encoders.features import EncoderConfig
 from world_models.heads.rgb_decoder import RGBDecoderConfig
 
 FORMAT = 6
-DynamicsName = Literal["residual_flow", "regression"]
+DynamicsName = Literal["residual_flow", "regression", "rla_wm"]
 """What a world's dynamics are called; :data:`world_models.io.DYNAMICS` has their classes."""
 DEFAULT_DYNAMICS: DynamicsName = "residual_flow"
 
@@ -84,6 +84,17 @@ class WorldConfig:
             )
         content["encoder"] = EncoderConfig(**content["encoder"])
         content["rgb_decoder"] = RGBDecoderConfig(**content["rgb_decoder"])
-        content["dynamics"] = {name: dynamics[name](**sizes) for name, sizes in content["dynamics"].items()}
+        content["dynamics"] = {name: _sizes(dynamics[name], sizes) for name, sizes in content["dynamics"].items()}
         content["action_names"] = tuple(content["action_names"])
         return cls(**content)
+
+
+def _sizes(kind: type, content: dict[str, Any]) -> Any:
+    """A config dataclass of sizes from JSON, those inside it included."""
+    inner = {field.name: field.default_factory for field in dataclasses.fields(kind)}
+    return kind(
+        **{
+            name: type(inner[name]())(**value) if isinstance(value, dict) else value  # type: ignore[operator]
+            for name, value in content.items()
+        }
+    )

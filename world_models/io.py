@@ -17,6 +17,7 @@ from world_models.data.demonstrations import Demonstrations
 from world_models.encoders.state import StateEncoder
 from world_models.files import save_json, save_tensors
 from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
+from world_models.rla_wm.dynamics import RLAWorldModel
 from world_models.world_packages import packaged_world, packaged_worlds
 
 BUNDLED_WORLDS = Path(__file__).parent / "worlds"
@@ -24,7 +25,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What :meth:`world_models.base.WorldModel.use_precision` may be asked for."""
-DYNAMICS: dict[str, type[WorldModel]] = {model.name: model for model in (ResidualFlowWorldModel, RegressionWorldModel)}
+DYNAMICS: dict[str, type[WorldModel]] = {
+    model.name: model for model in (ResidualFlowWorldModel, RegressionWorldModel, RLAWorldModel)
+}
 
 
 @dataclass(frozen=True)

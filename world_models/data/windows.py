@@ -109,7 +109,13 @@ class Windows:
         return self._states(first), self.actions[frames.to(self.actions.device)], self._states(after)
 
     def sample(
-        self, batch: int, horizon: int, generator: torch.Generator, *, full_share: float = 0.5
+        self,
+        batch: int,
+        horizon: int,
+        generator: torch.Generator,
+        *,
+        full_share: float = 0.5,
+        shortest: int = 1,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw windows.
 
@@ -117,14 +123,15 @@ class Windows:
             batch: windows B.
             horizon: most frames H between the two states.
             generator: source of randomness, on the CPU.
-            full_share: part of the windows with exactly ``horizon`` frames; the others are uniform in 1..H.
+            full_share: part of the windows with exactly ``horizon`` frames; the others are uniform in shortest..H.
+            shortest: least number of frames between the two states, where the episode has so many left.
 
         Returns:
             states ``(B, L, C)`` float32, later states ``(B, L, C)`` float32, actions ``(B, H, A)`` zero past the
             window, frames between the states ``(B,)`` int64.
         """
         row = self.draw(batch, generator)
-        drawn = torch.randint(1, horizon + 1, (batch,), generator=generator)
+        drawn = torch.randint(shortest, horizon + 1, (batch,), generator=generator)
         full = torch.rand(batch, generator=generator) < full_share
         lengths = torch.minimum(torch.where(full, horizon, drawn), self.remaining[row])
         first = self.first_frames[row]

@@ -8,6 +8,7 @@ from torch import Tensor
 from world_models.base import Prediction, WorldModel
 from world_models.config import WorldConfig
 from world_models.encoders.state import StateEncoder
+from world_models.heads.expected_error import ExpectedErrorHead
 from world_models.heads.rgb_decoder import RGBDecoder
 from world_models.mixer.blocks import Mixer
 from world_models.mixer.latent_projection import LatentProjection
@@ -22,6 +23,10 @@ class MixerWorldModel(WorldModel):
     def base_predictor(self) -> MixerRegression:
         """The regression."""
         raise NotImplementedError
+
+    @property
+    def expected_error(self) -> ExpectedErrorHead:
+        return self.base_predictor.expected_error
 
     def use_precision(self, dtype: torch.dtype) -> None:
         for module in self.modules():

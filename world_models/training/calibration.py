@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from world_models.base import WorldModel
 from world_models.data.windows import Windows
-from world_models.mixer.dynamics import MixerWorldModel
 from world_models.open_loop import open_loop
 
 
 @torch.no_grad()
-def calibrate_uncertainty(world: MixerWorldModel, held_out: Windows, *, runs: int = 256) -> None:
+def calibrate_uncertainty(world: WorldModel, held_out: Windows, *, runs: int = 256) -> None:
     """Fit uncertainty = a * error ** b to open-loop rollouts, and keep (a, b) in the model.
 
     The power is the least-squares line between the logarithms; the factor then makes mean uncertainty and mean error
@@ -30,7 +30,7 @@ def calibrate_uncertainty(world: MixerWorldModel, held_out: Windows, *, runs: in
         expected.append(rollout.error[:, -1].mean(dim=1))
         actual.append((rollout.features[:, -1] - later[:, -1]).abs().mean(dim=(1, 2)))
     factor, power = fit_power_law(torch.cat(expected), torch.cat(actual))
-    world.base_predictor.expected_error.calibration.copy_(torch.stack([factor, power]))
+    world.expected_error.calibration.copy_(torch.stack([factor, power]))
 
 
 def fit_power_law(expected: Tensor, actual: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from world_models.base import WorldModel
 from world_models.files import weights_digest
-from world_models.mixer.dynamics import MixerWorldModel
 from world_models.open_loop import open_loop, roll_out
 from world_models.training.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.training.training_data import TrainingData
@@ -27,7 +27,7 @@ _Runs = tuple[Tensor, Tensor, Tensor]
 
 def train_expected_errors(
     name: str,
-    world: MixerWorldModel,
+    world: WorldModel,
     data: TrainingData,
     optimisation: OptimisationConfig,
     folder: Path,
@@ -48,7 +48,7 @@ def train_expected_errors(
         over rollouts of validation episodes.
     """
     world.requires_grad_(False)
-    head = world.base_predictor.expected_error.requires_grad_(True)
+    head = world.expected_error.requires_grad_(True)
 
     def draw(generator: torch.Generator, samples: int) -> _Runs:
         # A chunk may be predicted in parts, and then errors add up twice as often.

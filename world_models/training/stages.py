@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from world_models.base import WorldModel
 from world_models.data.windows import Windows
 from world_models.distributed.processes import launched
 from world_models.files import save_tensors, weights_digest
@@ -66,9 +67,9 @@ def fit_projection(
                 "--out, or delete that file to compute it anew"
             )
         projection.components.copy_(file.get_tensor("components"))
-    states, later, _ = _full_windows(data.validation, 512, min(8, horizon))
+    states, later, _ = full_windows(data.validation, 512, min(8, horizon))
     reached = states + projection.decode(projection.encode(states, later))
-    return {"token_l1_vs_persistence": _relative_l1(reached, states, later)}
+    return {"token_l1_vs_persistence": relative_l1(reached, states, later)}
 
 
 def train_residual_flow(
@@ -96,7 +97,8 @@ def train_residual_flow(
     average = launched(data.actions.device.type).average
     return optimise(
         "residual_flow", flow, partial(_draw, world, data.train, pushed_chunks), loss, optimisation, folder, key=key,
-        validate=partial(_validate, world, data.validation), after_step=lambda: flow.update_latent_scale(average),
+        validate=partial(validate_open_loop, world, data.validation),
+        after_step=lambda: flow.update_latent_scale(average),
     )  # fmt: skip
 
 
@@ -120,7 +122,7 @@ def train_regression(
     key |= {"chunk_length": world.chunk_length}
     return optimise(
         "regression", regression, partial(_draw, world, data.train, pushed_chunks), loss, optimisation, folder,
-        key=key, validate=partial(_validate, world, data.validation),
+        key=key, validate=partial(validate_open_loop, world, data.validation),
     )  # fmt: skip
 
 
@@ -223,23 +225,24 @@ def _proprioception_loss(world: MixerWorldModel, batch: _Batch) -> Tensor | floa
     return world.base_predictor.proprioception_loss(states, actions, lengths, later)
 
 
-def _validate(world: MixerWorldModel, held_out: Windows, runs: int = 192) -> Scalars:
+def validate_open_loop(world: WorldModel, held_out: Windows, runs: int = 192) -> Scalars:
     """Open-loop error over one chunk and over as many as the episodes hold, at most six."""
     scalars = {}
     for chunks in sorted({1, min(6, held_out.longest_run(world.chunk_length))}):
         generator = torch.Generator().manual_seed(0)
         states, actions, later = held_out.sample_sequence(runs, world.chunk_length, chunks, generator)
         name = "token_l1_vs_persistence" if chunks == 1 else f"token_l1_vs_persistence_{chunks}_chunks"
-        scalars[name] = _relative_l1(open_loop(world, states, actions).features[:, -1], states, later[:, -1])
+        scalars[name] = relative_l1(open_loop(world, states, actions).features[:, -1], states, later[:, -1])
     return scalars
 
 
-def _full_windows(windows: Windows, count: int, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
+def full_windows(windows: Windows, count: int, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
     """The same windows of exactly ``horizon`` frames at every call: states, later states, actions."""
     states, later, actions, lengths = windows.sample(count, horizon, torch.Generator().manual_seed(0), full_share=1.0)
     full = lengths == horizon
     return states[full], later[full], actions[full]
 
 
-def _relative_l1(predicted: Tensor, states: Tensor, later: Tensor) -> float:
+def relative_l1(predicted: Tensor, states: Tensor, later: Tensor) -> float:
+    """Mean absolute error of predicted states ``(B, L, C)`` over that of predicting no change."""
     return float((predicted.float() - later).abs().mean() / (states - later).abs().mean().clamp_min(1e-6))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from world_models.base import WorldModel
 from world_models.config import DynamicsName, WorldConfig
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
@@ -36,17 +37,19 @@ from world_models.io import (
     save_model,
     world_folder,
 )
-from world_models.mixer.dynamics import MixerWorldModel, RegressionWorldModel, ResidualFlowWorldModel
+from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
 from world_models.mixer.regression import RegressionConfig
 from world_models.mixer.residual_flow import ResidualFlowConfig
 from world_models.open_loop import open_loop
 from world_models.provenance import describe_hardware
+from world_models.rla_wm.dynamics import RLAWMConfig, RLAWorldModel
 from world_models.training.calibration import calibrate_uncertainty
 from world_models.training.checks import check_data, check_start, demonstration_episodes
 from world_models.training.expected_errors import train_expected_errors
 from world_models.training.feature_encoder import DistillationConfig, train_encoder
 from world_models.training.model_card import write_model_card
 from world_models.training.optimisation import OptimisationConfig, Scalars
+from world_models.training.rla_wm_stages import train_latent_flow, train_rla
 from world_models.training.stages import fit_projection, train_regression, train_residual_flow, train_rgb_decoder
 from world_models.training.tensorboard_video import add_animation
 from world_models.training.training_data import TrainingData
@@ -113,12 +116,19 @@ class TrainConfig:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     residual_flow: ResidualFlowConfig = field(default_factory=ResidualFlowConfig)
     regression: RegressionConfig = field(default_factory=RegressionConfig)
+    rla_wm: RLAWMConfig = field(default_factory=RLAWMConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     residual_flow_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=5000, batch_size=64, learning_rate=2e-3)
     )
     regression_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=5000, batch_size=64, learning_rate=2e-3)
+    )
+    rla_optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=64, learning_rate=1e-3)
+    )
+    latent_flow_optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=6000, batch_size=64, learning_rate=1e-3)
     )
     rgb_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=32)
@@ -194,7 +204,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 
 
 def _train_models(
-    config: TrainConfig, models: dict[str, MixerWorldModel], data: TrainingData, stages: Path, key: dict[str, Any]
+    config: TrainConfig, models: dict[str, WorldModel], data: TrainingData, stages: Path, key: dict[str, Any]
 ) -> dict[str, Scalars]:
     """Every stage after the encoder that has iterations; its last validation by name."""
     metrics: dict[str, Scalars] = {}
@@ -209,6 +219,11 @@ def _train_models(
             metrics[name] = train_regression(
                 model, data, config.regression_optimisation, stages, key, config.pushed_chunks
             )
+        if isinstance(model, RLAWorldModel):
+            if config.rla_optimisation.iterations:
+                metrics["rla"] = train_rla(model.rla, data, config.rla_optimisation, stages, key)
+            if config.latent_flow_optimisation.iterations:
+                metrics["latent_flow"] = train_latent_flow(model, data, config.latent_flow_optimisation, stages, key)
     decoder = next(iter(models.values())).rgb_decoder  # one for all
     if config.rgb_optimisation.iterations:
         metrics["rgb_decoder"] = train_rgb_decoder(decoder, data, config.rgb_optimisation, stages, key)
@@ -234,14 +249,13 @@ def _world_config(config: TrainConfig, dataset: EpisodeDataset, encoder: StateEn
     )
 
 
-def _models(world: WorldConfig, encoder: StateEncoder, seed: int, device: torch.device) -> dict[str, MixerWorldModel]:
+def _models(world: WorldConfig, encoder: StateEncoder, seed: int, device: torch.device) -> dict[str, WorldModel]:
     """A model of each of the world's dynamics, with one RGB decoder."""
     torch.manual_seed(seed)
-    models: dict[str, MixerWorldModel] = {}
+    models: dict[str, WorldModel] = {}
     for name in world.dynamics:
         decoder = next(iter(models.values())).rgb_decoder if models else None
         model = DYNAMICS[name](world, encoder, decoder).to(device)
-        assert isinstance(model, MixerWorldModel)
         models[name] = model
     return models
 
@@ -296,7 +310,7 @@ def _save_demonstrations(
     ).save(config.out)
 
 
-def _start_from(name: str, models: dict[str, MixerWorldModel]) -> dict[str, Scalars]:
+def _start_from(name: str, models: dict[str, WorldModel]) -> dict[str, Scalars]:
     """Give models the weights of a world; returns what the world says of its stages.
 
     Raises:
@@ -337,7 +351,7 @@ def _check(config: TrainConfig, dataset: EpisodeDataset) -> None:
         )  # fmt: skip
 
 
-def _log_animation(world: MixerWorldModel, data: TrainingData, folder: Path, count: int = 3) -> None:
+def _log_animation(world: WorldModel, data: TrainingData, folder: Path, count: int = 3) -> None:
     """Real (top) and predicted (bottom) frames of a few validation episodes, in TensorBoard."""
     writer = SummaryWriter(str(folder / "tensorboard" / "open_loop"))
     step = world.chunk_length
