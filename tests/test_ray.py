@@ -34,6 +34,7 @@ ray = pytest.importorskip("ray")
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # beside other work, workers of Ray's low priority take for ever
     ray.init(num_cpus=2, log_to_driver=False)
     yield
     ray.shutdown()

@@ -27,9 +27,9 @@ def ray_map(
 
     The cluster is the one that is connected already, that ``RAY_ADDRESS`` names or that runs on this machine, or else
     a new one on this machine alone, which ends with the last result. If a worker's process or machine dies, its items
-    are given to a new one, so a result must depend on its item alone. Ray's workers have a low priority (niceness 15):
-    beside other work they crawl. Machines of a cluster need this package installed, and files that workers read in the
-    same place.
+    are given to a new one, so a result must depend on its item alone. Workers of a new cluster have the priority of
+    this process; elsewhere Ray's default is a low one (niceness 15). Machines of a cluster need this package installed,
+    and files that workers read in the same place.
 
     Args:
         make_worker: called once in each worker; what it returns maps items to results. It is pickled, like items and
@@ -55,6 +55,7 @@ def ray_map(
     connected = ray.is_initialized()
     if not connected:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     pool: list[Any] = []
     try:
