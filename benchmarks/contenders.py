@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import rla_gym  # noqa: F401  registers the environments
+from rla_gym.ground_truth.gl import choose_gl_backend
 from rla_gym.ground_truth.processes import start_processes
-from rla_gym.ground_truth.rendering import choose_gl_backend
 from rla_gym.ground_truth.simulator import quiet_robosuite
 from rla_gym.tasks import dream_id, get_task, simulator_id
 from world_models.encoders.state import StateEncoder

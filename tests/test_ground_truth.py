@@ -16,7 +16,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from rla_gym.ground_truth import rendering
+from rla_gym.ground_truth import gl, rendering
 from rla_gym.ground_truth.behaviours import make_behaviour
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE, REPORT_SEEDS, VALIDATION_SEEDS
@@ -208,10 +208,10 @@ def test_missing_software_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ImportError, match=r'pip install "rla-gym\[robosuite\]"'):
             RobosuiteEnv(obs="rgb")
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(rendering, "_loads", lambda library: False)
+    monkeypatch.setattr(gl, "_loads", lambda library: False)
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(ImportError, match="apt-get install -y libegl1 libgl1 libosmesa6"):
-        rendering.choose_gl_backend()
+        gl.choose_gl_backend()
 
 
 def test_importing_the_twin_imports_no_simulator() -> None:

@@ -19,7 +19,7 @@ from agents.blind import BlindConfig, make_blind
 from agents.evaluate import EvaluateConfig, evaluate
 from agents.policies.token_policy import TokenPolicy
 from rla_gym.ground_truth.collect import CollectConfig, collect
-from rla_gym.ground_truth.rendering import choose_gl_backend
+from rla_gym.ground_truth.gl import choose_gl_backend
 from tests.conftest import tiny_config
 from tests.mortal_workers import DeadlyPolicy, Squares
 from tests.synthetic_dataset import write_moving_square

@@ -8,105 +8,46 @@ the camera cannot see are left out before they reach GL (which changes no pixel)
 from __future__ import annotations
 
 import atexit
-import ctypes
+import importlib
 import math
-import os
-import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rla_gym.ground_truth.gl import check_not_forked, is_forked, make_gl_context
 from rla_gym.tasks import CameraSpec
 
 if TYPE_CHECKING:
     import mujoco
 
-_GL_HELP = (
-    "Off-screen rendering needs system GL. On Debian or Ubuntu: `apt-get install -y libegl1 libgl1 libosmesa6`; "
-    "then MUJOCO_GL=egl (the default) or MUJOCO_GL=osmesa, both of which work without a GPU."
-)
 _VISUAL_GROUP = 1
 """robosuite puts visible shapes into geom group 1 and collision shapes into group 0."""
 _CULLED_GROUP = 5
-
-
-def choose_gl_backend() -> str:
-    """Sets ``MUJOCO_GL`` where the user has not: EGL if its library loads, else OSMesa.
-
-    Returns:
-        The backend's name.
-
-    Raises:
-        ImportError: on Linux, if neither library can be loaded; the message says what to install.
-    """
-    backend = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if backend:
-        return backend
-    if not sys.platform.startswith("linux"):
-        return ""
-    for backend, libraries in (("egl", ("libEGL.so.1",)), ("osmesa", ("libOSMesa.so.8", "libOSMesa.so"))):
-        if any(_loads(library) for library in libraries):
-            os.environ["MUJOCO_GL"] = backend
-            return backend
-    raise ImportError(f"no GL library found (tried EGL and OSMesa). {_GL_HELP}")
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
-
-
-def _make_gl_context(size: int) -> Any:
-    """A GL context of MuJoCo's, by ``MUJOCO_GL`` as it is now and not as it was when mujoco was imported."""
-    backend = choose_gl_backend()
-    try:
-        if backend == "egl":
-            from mujoco.egl import GLContext
-        elif backend == "osmesa":
-            from mujoco.osmesa import GLContext
-        else:
-            from mujoco import GLContext
-        context = GLContext(size, size)
-        context.make_current()
-    except Exception as error:  # PyOpenGL raises anything from AttributeError to its own errors
-        other = "osmesa" if backend == "egl" else "egl"
-        raise ImportError(
-            f"MUJOCO_GL={backend or '(unset)'} gives no GL context ({type(error).__name__}: {error}). "
-            f"{_GL_HELP} Here MUJOCO_GL={other} may work."
-        ) from error
-    return context
+_ABANDONED: list[Any] = []
+"""GL of a process that this one was forked from, kept because freeing it here would wait for ever."""
 
 
 class OffscreenRenderer:
-    """Renders a MuJoCo model from one camera.
+    """Renders a MuJoCo model from one camera. GL is asked for by the first picture, in the process that takes it.
 
     Args:
         model: the ``mujoco.MjModel`` to render. Its visual quality settings are changed.
         camera: camera and image size.
-
-    Raises:
-        ImportError: if no GL context can be made; the message names the packages and ``MUJOCO_GL``.
     """
 
     def __init__(self, model: mujoco.MjModel, camera: CameraSpec) -> None:
-        self._gl = _make_gl_context(camera.size)
-        import mujoco
-
-        self._mujoco = mujoco
+        mujoco = self._mujoco = importlib.import_module("mujoco")
         self._model = model
         self._size = camera.size
+        self._gl: Any = None
+        self._context: Any = None
         # These count only when they are set before the context is made.
         model.vis.quality.offsamples = 0
         model.vis.quality.shadowsize = 0
         model.vis.global_.offwidth = camera.size
         model.vis.global_.offheight = camera.size
         model.vis.global_.fovy = camera.fovy
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._viewport = mujoco.MjrRect(0, 0, camera.size, camera.size)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 100)
         flags = mujoco.mjtRndFlag
@@ -121,8 +62,6 @@ class OffscreenRenderer:
         # A plane has no bounding sphere: it always stays.
         self._radius = np.where(model.geom_rbound[self._visible] > 0, model.geom_rbound[self._visible], np.inf)
         self._eye, self._frustum = _frustum(camera)
-        # mujoco's own exit handler, registered above, ends the GL library: ours must come before it.
-        atexit.register(_close_at_exit, weakref.ref(self))
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
         """The picture of the model's present state.
@@ -132,8 +71,15 @@ class OffscreenRenderer:
 
         Returns:
             (size, size, 3) uint8, origin at the top left.
+
+        Raises:
+            ImportError: there is no GL; the message names the packages and ``MUJOCO_GL``.
+            RuntimeError: this process was forked from one that has taken a picture.
         """
         mujoco = self._mujoco
+        check_not_forked()
+        if self._gl is None:
+            self._make_context()
         self._gl.make_current()
         distance = (data.geom_xpos[self._visible] - self._eye) @ self._frustum.T  # (geoms, 4), positive is inside
         outside = (distance < -self._radius[:, None]).any(axis=1)
@@ -150,12 +96,24 @@ class OffscreenRenderer:
         return np.ascontiguousarray(image[::-1])
 
     def close(self) -> None:
-        """Frees the GL context; the renderer cannot be used afterwards. Calling it twice does no harm."""
-        if self._gl is not None:
+        """Frees the GL context. Calling it twice does no harm."""
+        if self._gl is None:
+            return
+        if is_forked():
+            _ABANDONED.append((self._gl, self._context))
+        else:
             self._gl.make_current()
             self._context.free()
             self._gl.free()
-            self._gl = None
+        self._gl = self._context = None
+
+    def _make_context(self) -> None:
+        mujoco = self._mujoco
+        self._gl = make_gl_context(self._size)
+        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        # mujoco's own exit handler, registered above, ends the GL library: ours must come before it.
+        atexit.register(_close_at_exit, weakref.ref(self))
 
 
 def _close_at_exit(reference: weakref.ref[OffscreenRenderer]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rla_gym.ground_truth.rendering import OffscreenRenderer, choose_gl_backend
+from rla_gym.ground_truth.gl import prepare_gl
+from rla_gym.ground_truth.rendering import OffscreenRenderer
 from rla_gym.tasks import Placement, TaskSpec
 
 _MODEL_SEED = 0
@@ -113,7 +114,7 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 def _make_robosuite(task: TaskSpec) -> tuple[Any, Any]:
     """The robosuite environment of a task and the sampler that places its objects."""
-    choose_gl_backend()
+    prepare_gl()
     quiet_robosuite()
     try:
         robosuite = importlib.import_module("robosuite")
