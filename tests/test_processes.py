@@ -56,7 +56,7 @@ def launch_two(folder: Path, *lines: str) -> None:
     script = folder / "launched.py"
     script.write_text("\n".join(["from pathlib import Path", *lines]))
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}, check=True, capture_output=True,
     )  # fmt: skip
 
