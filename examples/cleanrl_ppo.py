@@ -163,12 +163,13 @@ def train(args: Args, seed: int) -> tuple[np.ndarray, np.ndarray]:  # long: Clea
 
             next_obs, reward, terminations, truncations, infos = envs.step(action.cpu().numpy())
             rewards[step] = torch.as_tensor(reward, dtype=torch.float32, device=device)
-            if truncations.any():
+            goes_on = truncations & ~terminations  # a success in the last step is both
+            if goes_on.any():
                 # truncated by the time limit: the value of the last observation stands for the rest
-                final_obs = torch.as_tensor(np.stack(infos["final_obs"][truncations]), device=device)
+                final_obs = torch.as_tensor(np.stack(infos["final_obs"][goes_on]), device=device)
                 with torch.no_grad():
                     final_value = agent.get_value(final_obs).flatten()
-                rewards[step, torch.as_tensor(truncations, device=device)] += args.gamma * final_value
+                rewards[step, torch.as_tensor(goes_on, device=device)] += args.gamma * final_value
             next_obs = torch.as_tensor(next_obs, device=device)
             next_done = torch.as_tensor(np.logical_or(terminations, truncations), dtype=torch.float32, device=device)
             if "episode" in infos:

@@ -121,8 +121,8 @@ REWARDS: dict[str, Callable[[Demonstrations, SuccessDetector], VideoAlignedRewar
 
 def check_reward_name(name: str) -> str:
     """``name`` if it is a known reward; ValueError naming the known ones otherwise."""
-    if name not in REWARDS:
-        raise ValueError(f"unknown reward {name!r}: choose one of {', '.join(map(repr, REWARDS))}")
+    if not isinstance(name, str) or name not in REWARDS:
+        raise ValueError(f"unknown reward {name!r:.80}: choose one of {', '.join(map(repr, REWARDS))}")
     return name
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from rla_gym.arrays import array_or_tensor, as_tensor, is_kind
 
 
 class ActionReader:
@@ -38,24 +39,22 @@ class ActionReader:
             ValueError: another shape or dtype, NaN or infinity, or values outside the bounds with "raise". Bad values
                 in a GPU's tensor are reported by this call or a later one.
         """
-        if not isinstance(actions, Tensor):
-            actions = np.asarray(actions)
-        if tuple(actions.shape) != self._flat:
+        array = array_or_tensor("actions", actions)
+        if tuple(array.shape) != self._flat:
             raise ValueError(
-                f"actions have shape {tuple(actions.shape)}, but {self._steps[0]} slots with chunks of "
+                f"actions have shape {tuple(array.shape)}, but {self._steps[0]} slots with chunks of "
                 f"{self._steps[1]} control steps x {self._steps[2]} dimensions need {self._flat}, row-major"
             )
-        floating = actions.is_floating_point() if isinstance(actions, Tensor) else actions.dtype.kind == "f"
-        if not floating:
-            raise ValueError(f"actions have dtype {actions.dtype}: convert them to float32")
-        chunk = actions.detach() if isinstance(actions, Tensor) else torch.tensor(actions, dtype=torch.float32)
+        if not is_kind(array, "f"):
+            raise ValueError(f"actions have dtype {array.dtype}: convert them to float32")
+        chunk = as_tensor(array, torch.float32)
         if self._device.type == "cpu":
             chunk = chunk.cpu()
         if chunk.device.type == "cpu":
             self._check(chunk)
         else:
             self._check_later(chunk)
-        return chunk.to(self._device, torch.float32).clamp(-1.0, 1.0).view(self._steps)
+        return chunk.to(self._device).clamp(-1.0, 1.0).reshape(self._steps)
 
     def _check(self, chunk: Tensor) -> None:
         slots = (~chunk.isfinite()).any(dim=1).nonzero().flatten().tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from rla_gym import check_not_shadowed
+from world_models.disk_space import check_file_writable
 
 USAGE = """\
 usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help lists all its arguments)
@@ -124,7 +124,10 @@ def _bench(arguments: list[str]) -> None:
     name, rest = _choose("bench", arguments, {name: entry[-1] for name, entry in BENCHES.items()})
     config, positional, _ = BENCHES[name]
     bench = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
-    bench.run(_configure(getattr(bench, config), rest, positional))
+    configured = _configure(getattr(bench, config), rest, positional)
+    if configured.out is not None:
+        check_file_writable(configured.out)
+    bench.run(configured)
 
 
 def _play(arguments: list[str]) -> None:
@@ -144,14 +147,13 @@ def _convert(arguments: list[str]) -> None:
         """The new folder."""
 
     command = _configure(ConvertCommand, arguments, "folder")
+    from world_models.files import read_json
+
     path = command.folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: give the folder of a world or of a policy")
-    try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}): give the folder of a world or of a policy") from error
-    if not isinstance(config, dict) or not {"kind", "format"} & set(config):
+    config: dict[str, Any] = read_json(path, fix="give the folder of a world or of a policy")
+    if not {"kind", "format"} & set(config):
         raise ValueError(f"{command.folder} is neither a world nor a policy: {path.name} names no format and no kind")
     if "kind" in config:  # of a policy; only those of later versions name a format, too
         from agents.policies.conversion import convert_policy

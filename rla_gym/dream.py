@@ -37,6 +37,7 @@ class Dream:
 
     Attributes:
         chunk_length: K.
+        max_chunks: env steps after which an episode is truncated.
         slots: the present state.
         everyone: (B,) bool, True.
 
@@ -65,7 +66,7 @@ class Dream:
             solved = self._detector.first_success(self._demonstrations)
         self._initial_states = InitialStates(self._demonstrations, config.initial_states, self.chunk_length, solved)
         self._config = config
-        self._max_chunks = config.max_chunks or episode_chunks(model.config.task)
+        self.max_chunks = config.max_chunks or episode_chunks(model.config.task)
         self._max_uncertainty = math.inf if config.max_uncertainty is None else config.max_uncertainty
 
     def begin(self, seeds: Sequence[int | None], options: Any, *, everyone: bool) -> Tensor:
@@ -137,8 +138,9 @@ class Dream:
             "reward_success": bonus,
         }
         terminated = success & self._config.terminate_on_success
-        truncated = (slots.taken >= self._max_chunks) | (uncertainty > self._max_uncertainty)
-        return alignment + bonus, terminated, truncated & ~terminated
+        # Time is up whether or not the task is solved, as in Gymnasium's TimeLimit, which `gym.make` wraps around.
+        truncated = (slots.taken >= self.max_chunks) | ((uncertainty > self._max_uncertainty) & ~terminated)
+        return alignment + bonus, terminated, truncated
 
     def parts(self) -> dict[str, Callable[[], Tensor]]:
         """What each observation of :class:`rla_gym.observations.Observations` is at present, B rows each."""
@@ -150,13 +152,17 @@ class Dream:
             "rgb": self.decode,
             "proprioception": lambda: self._model.read_proprioception(slots.features),
             "last_action": lambda: slots.last_action.clone(),
-            "remaining_time": lambda: (1 - slots.taken[:, None] / self._max_chunks).clamp_min(0.0),
+            "remaining_time": lambda: (1 - slots.taken[:, None] / self.max_chunks).clamp_min(0.0),
         }
 
     def infos(self, mask: Tensor) -> dict[str, Any]:
         """Infos of the slots in ``mask`` (B,) bool, in Gymnasium's vector convention."""
-        counts = {"control_steps": self.slots.taken * self.chunk_length, "demonstration": self.slots.demonstration}
-        return infos.masked({**self.slots.info, **counts}, mask)
+        more = {
+            "control_steps": self.slots.taken * self.chunk_length,
+            "demonstration": self.slots.demonstration,
+            "is_success": self.slots.info["success"],  # by this name Stable-Baselines3 and its tools look for it
+        }
+        return infos.masked({**self.slots.info, **more}, mask)
 
     def decode(self) -> Tensor:
         """The present states as pictures, (B, H, W, 3) uint8."""
@@ -175,7 +181,12 @@ class Dream:
         """
         world, fingerprint = str(self._opened.world.folder), self._opened.fingerprint
         DreamState.check(
-            state, world=world, fingerprint=fingerprint, chunk_length=self.chunk_length, num_envs=len(seeds)
+            state,
+            world=world,
+            fingerprint=fingerprint,
+            chunk_length=self.chunk_length,
+            columns=self.slots.columns(),
+            lengths=self._lengths,
         )
         self.slots.restore(state.slots, seeds)
 

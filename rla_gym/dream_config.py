@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from rewards.video_aligned import check_reward_name
-from rla_gym.arguments import at_least, one_of
+from rla_gym.arguments import bonus, flag, integer_or_none, number, one_of, text
 from rla_gym.initial_states import INITIAL_STATES
 from world_models.config import DEFAULT_DYNAMICS
 
@@ -60,10 +61,19 @@ class DreamConfig:
     limit."""
 
     def __post_init__(self) -> None:
+        text(dynamics=self.dynamics, precision=self.precision)
         check_reward_name(self.reward)
         one_of(INITIAL_STATES, initial_states=self.initial_states)
-        at_least(1, max_chunks=self.max_chunks, solver_steps=self.solver_steps)
-        at_least(0, max_uncertainty=self.max_uncertainty)
+        checked: dict[str, Any] = {
+            "success_bonus": bonus(self.success_bonus),
+            "terminate_on_success": flag("terminate_on_success", self.terminate_on_success),
+        }
+        if self.max_uncertainty is not None:
+            checked["max_uncertainty"] = number("max_uncertainty", self.max_uncertainty, 0, math.inf)
+        for name in ("chunk_length", "prediction_length", "max_chunks", "solver_steps"):
+            checked[name] = integer_or_none(name, getattr(self, name))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # NumPy's numbers as Python's
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], environment: type) -> DreamConfig:

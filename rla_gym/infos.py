@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,10 +32,20 @@ def final(observations: Any, infos: dict[str, Any], mask: Tensor) -> dict[str, A
 
 
 def to_numpy(values: Any) -> Any:
-    """A tensor, or a dict of them at any depth, on the host; ``final_obs`` becomes Gymnasium's object array."""
-    if not isinstance(values, dict):
-        return values.cpu().numpy()
-    arrays = {key: to_numpy(value) for key, value in values.items()}
-    if "final_obs" in arrays:
-        arrays["final_obs"] = by_slot(arrays["final_obs"], arrays["_final_obs"])
+    """A tensor, or a dict of them at any depth, on the host."""
+    return {key: to_numpy(value) for key, value in values.items()} if isinstance(values, dict) else values.cpu().numpy()
+
+
+def info_to_numpy(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Infos on the host, with the dtypes of Gymnasium's own vector environments: floats are float64, as Python's are,
+    and ``final_obs`` is an object array."""
+    arrays: dict[str, Any] = {}
+    for key, value in info.items():
+        if key == "final_obs":
+            arrays[key] = by_slot(to_numpy(value), info["_final_obs"].cpu().numpy())
+        elif isinstance(value, Mapping):
+            arrays[key] = info_to_numpy(value)
+        else:
+            array = value.cpu().numpy()
+            arrays[key] = array.astype(np.float64) if array.dtype == np.float32 else array
     return arrays

@@ -6,11 +6,13 @@ torch is imported only when features are pooled: simulators whose observations a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
+
+from rla_gym.arguments import brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,14 +90,15 @@ def check_obs(obs: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: there are none, one is unknown, or one comes twice.
     """
-    names = (obs,) if isinstance(obs, str) else tuple(obs)
+    several = isinstance(obs, Sequence | Set) and not isinstance(obs, str | bytes)
+    names = tuple(obs) if several else (obs,)
     known = ", ".join(map(repr, OBSERVATIONS))
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"obs={obs!r}: give one name, or several different ones for a dict, of {known}")
     for name in names:
-        if name not in OBSERVATIONS:
-            raise ValueError(f"obs={name!r}: choose one of {known}, or several for a dict")
-    return tuple(sorted(names))
+        if not isinstance(name, str) or name not in OBSERVATIONS:
+            raise ValueError(f"obs={brief(name)}: choose one of {known}, or several for a dict")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"obs={brief(obs)}: give one name, or several different ones for a dict, of {known}")
+    return tuple(sorted(map(str, names)))
 
 
 def pool(features: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rla_gym.arguments import brief
+from rla_gym.arrays import array_or_tensor, as_tensor, is_kind
+
 OPTIONS = ("demo", "t", "rgb", "proprioception", "reset_mask")
 
 
@@ -56,10 +59,11 @@ class ResetOptions:
         Raises:
             ValueError: an unknown option, one of a wrong shape, dtype or range, "t" without "demo", or "rgb" and
                 "proprioception" not together where the world has both.
+            TypeError: a mask of another dtype than bool, as in Gymnasium's own vector environments.
         """
         options = {} if options is None else options
         if not isinstance(options, Mapping):
-            raise ValueError(f"options={options!r}: give a dict with keys among {', '.join(map(repr, OPTIONS))}")
+            raise ValueError(f"options={brief(options)}: give a dict with keys among {', '.join(map(repr, OPTIONS))}")
         unknown = [name for name in options if name not in OPTIONS]
         if unknown:
             raise ValueError(f"unknown reset option {unknown[0]!r}: use {', '.join(map(repr, OPTIONS))}")
@@ -78,13 +82,13 @@ class ResetOptions:
 def _mask(mask: Any, num_envs: int, everyone: bool) -> Tensor:
     if mask is None:
         return torch.ones(num_envs, dtype=torch.bool)
-    if not isinstance(mask, Tensor):
-        mask = np.asarray(mask)
-    if tuple(mask.shape) != (num_envs,) or mask.dtype not in (torch.bool, np.bool_):
-        raise ValueError(f"reset_mask has dtype {mask.dtype} and shape {tuple(mask.shape)}: give bool ({num_envs},)")
-    if not mask.any() or (everyone and not mask.all()):
-        raise ValueError(f"reset_mask={mask}: reset at least one slot, and every slot the first time")
-    return torch.as_tensor(mask)
+    array = array_or_tensor("reset_mask", mask)
+    if tuple(array.shape) != (num_envs,) or not is_kind(array, "b"):
+        problem = ValueError if tuple(array.shape) != (num_envs,) else TypeError
+        raise problem(f"reset_mask has dtype {array.dtype} and shape {tuple(array.shape)}: give bool ({num_envs},)")
+    if not array.any() or (everyone and not array.all()):
+        raise ValueError(f"reset_mask={brief(mask)}: reset at least one slot, and every slot the first time")
+    return as_tensor(array, torch.bool)
 
 
 def _chosen(
@@ -92,12 +96,13 @@ def _chosen(
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     if "demo" not in options:
         if "t" in options:
-            raise ValueError(f"reset option t={options['t']} needs 'demo' too: options={{'demo': 0, 't': ...}}")
+            raise ValueError(f"reset option t={brief(options['t'])} needs 'demo' too: options={{'demo': 0, 't': ...}}")
         return None, None
     demonstration = _slot_integers("demo", options["demo"], num_envs)
     frame = _slot_integers("t", options.get("t", 0), num_envs)
     if demonstration.min() < 0 or demonstration.max() >= len(lengths):
-        raise ValueError(f"reset option demo={options['demo']}: this world has demonstrations 0 to {len(lengths) - 1}")
+        given = brief(options["demo"])
+        raise ValueError(f"reset option demo={given}: this world has demonstrations 0 to {len(lengths) - 1}")
     length = lengths[demonstration]
     beyond = np.flatnonzero((frame < 0) | (frame >= length))
     if len(beyond):
@@ -109,13 +114,13 @@ def _chosen(
 
 
 def _frames(rgb: Any, num_envs: int) -> Tensor:
-    frames = rgb.detach() if isinstance(rgb, Tensor) else np.asarray(rgb)
+    frames = array_or_tensor("reset option rgb", rgb)
     shape = tuple(frames.shape)
     if len(shape) not in (3, 4) or shape[-1] != 3 or 0 in shape or (len(shape) == 4 and shape[0] not in (1, num_envs)):
         raise ValueError(f"reset option rgb has shape {shape}: give one frame (H, W, 3), or ({num_envs}, H, W, 3)")
     if frames.dtype not in (torch.uint8, np.uint8):
         raise ValueError(f"reset option rgb has dtype {frames.dtype}: give uint8 pixels, 0 to 255, in RGB order")
-    tensor = frames if isinstance(frames, Tensor) else torch.tensor(frames)
+    tensor = as_tensor(frames, torch.uint8)
     return tensor if tensor.ndim == 4 else tensor.unsqueeze(0)
 
 
@@ -130,20 +135,21 @@ def _proprioception(options: Mapping[str, Any], dim: int, num_envs: int) -> Tens
     if "rgb" not in options or not dim:
         reason = "needs 'rgb' too" if dim else "is not wanted: this world was trained from video alone"
         raise ValueError(f"reset option proprioception {reason}")
-    given = options["proprioception"]
-    array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
-    if array.dtype.kind not in "fiu" or array.shape not in ((dim,), (1, dim), (num_envs, dim)):
+    array = array_or_tensor("reset option proprioception", options["proprioception"])
+    if not is_kind(array, "fi") or tuple(array.shape) not in ((dim,), (1, dim), (num_envs, dim)):
         raise ValueError(
-            f"reset option proprioception has dtype {array.dtype} and shape {array.shape}: give ({dim},) or "
+            f"reset option proprioception has dtype {array.dtype} and shape {tuple(array.shape)}: give ({dim},) or "
             f"({num_envs}, {dim}) floats"
         )
-    if not np.isfinite(array).all():
-        raise ValueError(f"reset option proprioception holds NaN or infinity: {array}")
-    return torch.tensor(array, dtype=torch.float32).view(-1, dim)
+    values = as_tensor(array, torch.float32).reshape(-1, dim)
+    if not values.isfinite().all():
+        given = brief(options["proprioception"])
+        raise ValueError(f"reset option proprioception={given} holds NaN, infinity or a number beyond float32")
+    return values
 
 
 def _slot_integers(name: str, value: Any, num_envs: int) -> np.ndarray:
-    array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype.kind not in "iu" or array.shape not in ((), (num_envs,)):
-        raise ValueError(f"reset option {name}={value!r}: give one integer, or an integer array ({num_envs},)")
-    return np.broadcast_to(array, (num_envs,)).astype(np.int64)
+    array = array_or_tensor(f"reset option {name}", value)
+    if not is_kind(array, "i") or tuple(array.shape) not in ((), (num_envs,)):
+        raise ValueError(f"reset option {name}={brief(value)}: give one integer, or an integer array ({num_envs},)")
+    return np.broadcast_to(as_tensor(array, torch.int64).cpu().numpy(), (num_envs,)).copy()

@@ -101,19 +101,30 @@ class Slots:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """A copy of everything, as arrays of B rows."""
-        tensors = {name: getattr(self, name) for name in self._SAVED}
-        tensors |= {f"info.{name}": value for name, value in self.info.items()}
-        return {name: tensor.detach().to("cpu", copy=True).numpy() for name, tensor in tensors.items()}
+        return {name: tensor.detach().to("cpu", copy=True).numpy() for name, tensor in self._tensors().items()}
+
+    def columns(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of each of :meth:`arrays`."""
+        return {
+            name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in self._tensors().items()
+        }
 
     def restore(self, arrays: Mapping[str, np.ndarray], seeds: Sequence[int | None]) -> None:
         """Goes back to what :meth:`arrays` gave; with a seed a slot takes that seed's noise and ``slot_number``."""
+        saved = {name: torch.from_numpy(np.array(array)).to(self.key.device) for name, array in arrays.items()}
         for name in self._SAVED:
-            setattr(self, name, torch.tensor(arrays[name], device=self.key.device))
-        self.info = {name: torch.tensor(arrays[f"info.{name}"], device=self.key.device) for name in INFO}
+            setattr(self, name, saved[name])
+        self.info = {name: saved[f"info.{name}"] for name in INFO}
         given, words = self._words(seeds)
         self.seed = torch.where(given, words, self.seed)
         self.number = torch.where(given, self.slot_number, self.number)
         self._make_key()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._SAVED} | {
+            f"info.{name}": value for name, value in self.info.items()
+        }
 
     def _make_key(self) -> None:
         self.key = counter_noise.fold(self.seed, self.number, self.episode)

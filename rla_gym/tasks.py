@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 DEFAULT_TASK = "Lift"
 """The task of environments and collections that name none."""
@@ -92,6 +93,15 @@ class TaskSpec:
     instruction: str = ""
     state_dim: int = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Fields in types that can be pickled and copied: the mappings as dicts."""
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+
+    def __setstate__(self, fields: dict[str, Any]) -> None:
+        """Fields as :meth:`__getstate__` gave them, read-only again."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, MappingProxyType(value) if isinstance(value, dict) else value)
+
     @property
     def action_dim(self) -> int:
         """A, the number of action dimensions of one control step."""
@@ -113,9 +123,9 @@ class TaskSpec:
         Raises:
             ValueError: if the task has no such placement; the message lists those it has.
         """
-        if name not in self.placements:
+        if not isinstance(name, str) or name not in self.placements:
             choices = ", ".join(map(repr, self.placements))
-            raise ValueError(f"unknown placement {name!r} for task {self.name!r}: choose one of {choices}")
+            raise ValueError(f"unknown placement {name!r:.80} for task {self.name!r}: choose one of {choices}")
         return self.placements[name]
 
 
@@ -180,9 +190,9 @@ def get_task(name: str) -> TaskSpec:
     Raises:
         ValueError: if there is no such task; the message lists the known ones.
     """
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         choices = ", ".join(map(repr, TASKS))
-        raise ValueError(f"unknown task {name!r}: choose one of {choices}")
+        raise ValueError(f"unknown task {name!r:.80}: choose one of {choices}")
     return TASKS[name]
 
 

@@ -14,28 +14,39 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rla_gym import infos, world_cache
+from rla_gym import episode_length, infos, world_cache
 from rla_gym.actions import ActionReader
-from rla_gym.arguments import OUT_OF_BOUNDS, OUTPUTS, RENDER_MODES, at_least, checked_seeds, one_of, usable_device
+from rla_gym.arguments import (
+    OUT_OF_BOUNDS,
+    OUTPUTS,
+    RENDER_MODES,
+    autoreset_of,
+    checked_seeds,
+    integer,
+    one_of,
+    usable_device,
+)
 from rla_gym.dream import Dream
 from rla_gym.dream_config import DreamConfig
 from rla_gym.dream_state import DreamState
 from rla_gym.observations import Observations, check_obs
+from rla_gym.portable_spec import PortableSpec
 from rla_gym.tasks import bundled_world, get_task
 from rla_gym.world_fit import check_world_fits
 
 Seed = int | Sequence[int | None] | None
 
 
-class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
+class RLAWMVectorEnv(PortableSpec, VectorEnv[Any, Any, Any]):
     """``num_envs`` imagined episodes side by side. One step is one action chunk: K control steps of A dimensions.
 
     The noise and the initial states of slot ``i`` are a function of (seed, ``first_slot + i``, episode, step) alone, so
     its trajectory does not depend on ``num_envs`` or on what other slots do (up to float rounding in batched matmuls).
     Actions are (num_envs, K*A) float in [-1, 1], row-major (K, A). Observations are what ``obs`` names, by default the
     tokens (num_envs, L, C) float32; :class:`rla_gym.observations.Observations` lists all and says which suits whom.
-    Infos follow Gymnasium's vector convention (``key`` and mask ``_key``, each (num_envs,)): ``success`` bool,
-    ``success_probability`` float, ``reward_alignment`` and ``reward_success`` float, which sum to the reward,
+    Infos follow Gymnasium's vector convention (``key`` and mask ``_key``, each (num_envs,)): ``success`` bool, and
+    ``is_success``, the same by Stable-Baselines3's name, ``success_probability`` float, ``reward_alignment`` and
+    ``reward_success`` float, which sum to the reward,
     ``uncertainty`` float (mean absolute error of a number of the state that the model expects of this step),
     ``control_steps`` int (of this episode), ``demonstration`` int (the one rewarded).
 
@@ -57,6 +68,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: Gymnasium's NEXT_STEP (default), SAME_STEP or DISABLED, or its string.
         render_mode: None or "rgb_array".
         first_slot: number of the first slot, for workers that share one run's slots.
+        max_episode_steps: Gymnasium's word for ``max_chunks``, which counts where both are given.
         settings: every field of :class:`rla_gym.dream_config.DreamConfig`, which documents them: ``dynamics``,
             ``device``, ``precision``, ``reward``, ``success_bonus``, ``terminate_on_success``, ``initial_states``,
             ``chunk_length``, ``prediction_length``, ``max_chunks``, ``solver_steps``, ``max_uncertainty``.
@@ -64,10 +76,11 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
     Attributes:
         world: folder of the world.
         chunk_length: K.
+        max_chunks: env steps after which an episode is truncated.
         success_threshold: success probability from which on an imagined state counts as a success.
 
     Raises:
-        TypeError: an argument is unknown.
+        TypeError: an argument is unknown, or the world is named by something else than a string or a path.
         ValueError, FileNotFoundError: an argument is out of its range, or there is no such task, world or device.
     """
 
@@ -86,18 +99,19 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         first_slot: int = 0,
+        max_episode_steps: int | None = None,
         **settings: Any,
     ) -> None:
+        settings["max_chunks"] = episode_length.resolve(settings.get("max_chunks"), max_episode_steps)
         config = DreamConfig.from_arguments(settings, RLAWMVectorEnv)
         spec = None if task is None else get_task(task)
-        world = world or bundled_world(task)
+        world = bundled_world(task) if world is None else world
         check_obs(obs)
         one_of(OUTPUTS, output=output)
         one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
         one_of(RENDER_MODES, render_mode=render_mode)
-        at_least(1, num_envs=num_envs)
-        at_least(0, first_slot=first_slot)
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        num_envs, first_slot = integer("num_envs", num_envs), integer("first_slot", first_slot)
+        self.autoreset_mode = autoreset_of(autoreset_mode)
         device = usable_device(config.device)
         key, opened = world_cache.acquire_world(
             world, config.dynamics, device, config.precision, config.prediction_length
@@ -107,7 +121,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         if spec is not None:
             check_world_fits(spec, model.config, world)
         self._dream = Dream(opened, device, config, num_envs=num_envs, first_slot=first_slot)
-        self.chunk_length = self._dream.chunk_length
+        self.chunk_length, self.max_chunks = self._dream.chunk_length, self._dream.max_chunks
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
         self.world, self.success_threshold = str(opened.world.folder), opened.success_threshold
         self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}
@@ -146,7 +160,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         if not self._started:
             seeds = [self.np_random_seed if one is None else one for one in seeds]  # drawn from entropy
         mask = self._dream.begin(seeds, options, everyone=not self._started)
-        if isinstance(seed, int | np.integer):
+        if seed is not None and not hasattr(seed, "__len__"):
             super().reset(seed=seeds[0])
         self._started = True
         return self._converted(self._observe(), self._dream.infos(mask))
@@ -230,4 +244,7 @@ class RLAWMVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observations.build(self._dream.parts())
 
     def _converted(self, *values: Any) -> Any:
-        return values if self.output == "torch" else tuple(map(infos.to_numpy, values))
+        if self.output == "torch":
+            return values
+        *arrays, info = values
+        return *map(infos.to_numpy, arrays), infos.info_to_numpy(info)

@@ -84,6 +84,7 @@ def acquire_world(
             folder, dynamics=dynamics, device=device, precision=precision, prediction_length=prediction_length
         )
         detector = SuccessDetector.load(folder, device)
+        detector.check_fits(loaded.model.num_tokens, loaded.model.channels, folder)
         return OpenWorld(loaded, detector, detector.imagined_threshold(dynamics))
 
     return _acquire((*_identity(folder), dynamics, str(device), precision, prediction_length), load)

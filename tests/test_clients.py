@@ -20,7 +20,7 @@ CLIENTS = {
     "sb3_sac": ("stable_baselines3", "agents", {"total_timesteps": 2048}),
     "cleanrl_ppo": ("tensorboard", "agents", {"total_timesteps": 6144, "learning_rate": 3e-3}),
     "torchrl_ppo": ("torchrl", "torchrl", {"total_timesteps": 6144, "learning_rate": 3e-3}),
-    "skrl_ppo": ("skrl", "skrl", {"total_timesteps": 8192, "learning_rate": 3e-3}),
+    "skrl_ppo": ("skrl", "skrl", {"total_timesteps": 24576, "learning_rate": 3e-3}),
     "rllib_ppo": ("ray.rllib", "rllib", {"total_timesteps": 6144, "learning_rate": 3e-3}),
 }
 

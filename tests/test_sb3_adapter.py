@@ -173,3 +173,26 @@ def test_ppo_is_reproducible(make: Callable[..., DreamVecEnv]) -> None:
         model = PPO("MlpPolicy", make(4), n_steps=8, batch_size=32, n_epochs=1, seed=5, device="cpu").learn(64)
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()]))
     assert torch.equal(*weights)
+
+
+def test_it_is_what_make_vec_env_over_single_environments_is(
+    make: Callable[..., DreamVecEnv], world: str, tmp_path: Path
+) -> None:
+    """Infos at an episode's end, and the rate of recorded films."""
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecVideoRecorder
+
+    ours = make(num_envs=1, max_chunks=2, render_mode="rgb_array")
+    theirs = make_vec_env("RLAWM-Lift-v0", 1, seed=0, env_kwargs={"world": world, "max_chunks": 2})
+    action = np.zeros((1, 32), np.float32)
+    for envs in (ours, theirs):
+        envs.seed(0)
+        envs.reset()
+        envs.step(action)
+    end, expected = ours.step(action)[3][0], theirs.step(action)[3][0]
+    assert end["is_success"] == expected["is_success"] == end["success"]
+    assert expected.keys() - end.keys() == {"episode"}  # VecMonitor's, which make_vec_env has put around it
+    assert end["TimeLimit.truncated"] == expected["TimeLimit.truncated"]
+    recorder = VecVideoRecorder(ours, str(tmp_path), record_video_trigger=lambda step: step == 0, video_length=2)
+    assert recorder.frames_per_sec == 2.5
+    theirs.close()

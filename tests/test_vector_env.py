@@ -23,8 +23,8 @@ from tests.dreams import A, K, Make, actions_for, assert_same, rollout
 from world_models.data.demonstrations import Demonstrations
 
 INFO_KEYS = {
-    "success", "success_probability", "uncertainty", "reward_alignment", "reward_success", "control_steps",
-    "demonstration",
+    "success", "is_success", "success_probability", "uncertainty", "reward_alignment", "reward_success",
+    "control_steps", "demonstration",
 }  # fmt: skip
 
 

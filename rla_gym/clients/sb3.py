@@ -21,7 +21,8 @@ class DreamVecEnv(VecEnv):
     """A Stable-Baselines3 VecEnv whose slots are predicted in one batch.
 
     Finished slots are reset in the same step; their infos then hold ``terminal_observation``, ``TimeLimit.truncated``
-    and ``is_success`` as Stable-Baselines3 expects them. Wrap it in ``VecMonitor`` for episode returns.
+    and ``is_success`` as Stable-Baselines3 expects them: what its own ``make_vec_env`` over single environments gives.
+    Wrap it in ``VecMonitor`` for episode returns.
 
     Example:
         >>> dream = RLAWMVectorEnv(64, autoreset_mode="SameStep")  # doctest: +SKIP
@@ -43,6 +44,7 @@ class DreamVecEnv(VecEnv):
             )
         self.vector_env = vector_env
         super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
+        self.metadata = vector_env.metadata  # a recorder's films run at its rate
         self._actions: np.ndarray | None = None
 
     def reset(self) -> np.ndarray:
@@ -73,11 +75,7 @@ class DreamVecEnv(VecEnv):
         finals = _per_slot(batch["final_info"], self.num_envs) if done.any() else []
         for slot in np.flatnonzero(done).tolist():
             self.reset_infos[slot] = infos[slot]
-            infos[slot] = {
-                **finals[slot],
-                "terminal_observation": batch["final_obs"][slot],
-                "is_success": finals[slot]["success"],
-            }
+            infos[slot] = {**finals[slot], "terminal_observation": batch["final_obs"][slot]}
         for info, out_of_time in zip(infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = out_of_time
         return observations, rewards.astype(np.float32), done, infos

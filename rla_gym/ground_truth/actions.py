@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rla_gym.arguments import brief
+
 
 def checked_actions(actions: Any, shape: tuple[int, ...], meaning: str, out_of_bounds: str = "clip") -> np.ndarray:
     """Actions as a float array within [-1, 1].
@@ -19,7 +21,17 @@ def checked_actions(actions: Any, shape: tuple[int, ...], meaning: str, out_of_b
     Raises:
         ValueError: another shape or dtype, NaN or infinity, or beyond the bounds where these raise.
     """
-    array = np.asarray(actions.detach().cpu() if hasattr(actions, "detach") else actions)
+    if hasattr(actions, "detach"):  # a tensor, so torch is there
+        from rla_gym.arrays import array_or_tensor
+
+        actions = array_or_tensor("actions", actions)
+        actions = (actions.float() if actions.is_floating_point() else actions).cpu()
+    if isinstance(actions, np.ma.MaskedArray):
+        raise ValueError("actions: a masked array: give a plain one, with numbers everywhere")
+    try:
+        array = np.asarray(actions)
+    except (ValueError, TypeError) as problem:  # ragged lists
+        raise ValueError(f"actions={brief(actions)} is no array: give a NumPy array or a torch tensor") from problem
     if array.shape != shape:
         raise ValueError(f"actions have shape {array.shape}, expected {shape} = {meaning}")
     if array.dtype.kind != "f":

@@ -6,7 +6,6 @@ processes work, in which order, or how often they were interrupted.
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import sys
@@ -25,7 +24,8 @@ from rla_gym.ground_truth.recording_workers import open_writer, record_in_proces
 from rla_gym.ground_truth.seeds import COLLECT_SEED_RANGE
 from rla_gym.tasks import DEFAULT_TASK, TaskSpec, get_task
 from world_models.data.episodes import EpisodeDataset, EpisodeWriter
-from world_models.files import save_json
+from world_models.disk_space import check_writable
+from world_models.files import read_json, save_json
 
 _SETTINGS_FILE = "collect.json"
 
@@ -67,6 +67,7 @@ def collect(config: CollectConfig, policy: ChunkPolicy | None = None) -> Episode
         ImportError: without robosuite or GL.
     """
     task = _checked_task(config, policy)
+    check_writable(config.out)
     writer = open_writer(config.out, task)
     _settle_settings(config, policy, writer)
     missing = [index for index in range(config.episodes) if not writer.has(index)]
@@ -136,7 +137,7 @@ def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: 
     if policy is not None:
         settings["policy_name"] = str(getattr(policy, "name", type(policy).__name__))
     path = Path(config.out) / _SETTINGS_FILE
-    parts = json.loads(path.read_text()) if path.exists() else []
+    parts = read_json(path, list, fix="collect into another folder") if path.exists() else []
     for part in parts:  # kinds that did not exist then had no share
         part["settings"] = {**dict.fromkeys((*KINDS, "guessing"), 0.0), **part["settings"]}
     if not parts:

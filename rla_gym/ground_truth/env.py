@@ -14,23 +14,25 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from rla_gym.arguments import OUT_OF_BOUNDS, RENDER_MODES, at_least, one_of
+from rla_gym import episode_length
+from rla_gym.arguments import OUT_OF_BOUNDS, RENDER_MODES, bonus, checked_seeds, flag, integer_or_none, one_of
 from rla_gym.ground_truth.actions import checked_actions
 from rla_gym.ground_truth.perception import Perception
 from rla_gym.ground_truth.simulator import Simulator
 from rla_gym.observations import row
+from rla_gym.portable_spec import PortableSpec
 from rla_gym.tasks import DEFAULT_TASK, get_task
 
 
-class RobosuiteEnv(gym.Env[Any, np.ndarray]):
+class RobosuiteEnv(PortableSpec, gym.Env[Any, np.ndarray]):
     """A robosuite task in chunks of actions.
 
     One step is one chunk: K control steps. The action is flat, ``(K*A,)``, row-major ``(K, A)``, within [-1, 1].
     Observations are those of the dream, of real pictures: what ``obs`` names, by default the features ``(L, C)``
     float32 of a world's encoder, see :class:`rla_gym.observations.Observations`. Success is robosuite's criterion at
-    the end of the chunk. ``info`` holds ``success`` (bool), ``control_steps`` (int, since the reset),
-    ``reward_alignment`` and ``reward_success`` (float, they sum to the reward), and with a video-aligned reward
-    ``demonstration`` (int).
+    the end of the chunk. ``info`` holds ``success`` and ``is_success`` (bool, the same), ``control_steps`` (int, since
+    the reset), ``reward_alignment`` and ``reward_success`` (float, they sum to the reward), and with a video-aligned
+    reward ``demonstration`` (int).
 
     The same seed and placement give the same initial state, whatever the environment did before.
 
@@ -50,7 +52,8 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         terminate_on_success: whether success ends the episode.
         out_of_bounds: ``"clip"`` actions to [-1, 1], or ``"raise"`` an error for those beyond.
         chunk_length: control steps in a step (K); the task's own if None.
-        max_chunks: steps after which an episode is truncated; the task's own if None.
+        max_chunks: steps after which an episode is truncated; None for the ``max_episode_steps`` of the ``gym.make``
+            that makes this environment, or for the task's own.
         render_mode: ``"rgb_array"`` or None.
         device: torch device of the encoder.
 
@@ -82,11 +85,13 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         self.task.placement(placement)
         one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
         one_of(RENDER_MODES, render_mode=render_mode)
-        at_least(1, chunk_length=chunk_length, max_chunks=max_chunks)
+        chunk_length, max_chunks = integer_or_none("chunk_length", chunk_length), episode_length.in_gym_make(max_chunks)
         self.chunk_length = self.task.chunk_length if chunk_length is None else chunk_length
         self.max_chunks = self.task.max_chunks if max_chunks is None else max_chunks
         self.placement, self.render_mode = placement, render_mode
-        self._bonus, self._terminate, self._out_of_bounds = success_bonus, terminate_on_success, out_of_bounds
+        self._bonus = bonus(success_bonus)
+        self._terminate = flag("terminate_on_success", terminate_on_success)
+        self._out_of_bounds = out_of_bounds
         self.metadata = {**self.metadata, "render_fps": self.task.control_hz / self.chunk_length}
         size = self.chunk_length * self.task.action_dim
         self._perception = Perception(
@@ -115,7 +120,7 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         placement = check_options(options, self.placement)
         placed = self.task.placement(placement)
         simulator = self._open()
-        super().reset(seed=seed)
+        super().reset(seed=checked_seeds(seed, 1)[0])
         self.placement = placement
         simulator.reset(np.random.default_rng(int(self.np_random.integers(2**62))), placed)
         self._chunks = self._control_steps = 0
@@ -153,11 +158,11 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
         alignment, video = 0.0, self._perception.alignment
         if video is not None:
             alignment = float(video(features, np.array([self._control_steps]))[0])
-        bonus = self._bonus * float(success)
+        reward_success = self._bonus * float(success)
         terminated = success and self._terminate
-        truncated = not terminated and self._chunks >= self.max_chunks
+        truncated = self._chunks >= self.max_chunks  # whether or not it succeeded, as in Gymnasium's TimeLimit
         observation = row(self._perception.observe(parts, features), 0)
-        return observation, alignment + bonus, terminated, truncated, self._info(alignment, bonus)
+        return observation, alignment + reward_success, terminated, truncated, self._info(alignment, reward_success)
 
     def control_step(self, action: np.ndarray) -> None:
         """Executes one control step, without a picture.
@@ -234,12 +239,14 @@ class RobosuiteEnv(gym.Env[Any, np.ndarray]):
             "remaining_time": np.array([[remaining]], np.float32),
         }
 
-    def _info(self, alignment: float, bonus: float) -> dict[str, Any]:
+    def _info(self, alignment: float, reward_success: float) -> dict[str, Any]:
+        success = self.is_success()
         info = {
-            "success": self.is_success(),
+            "success": success,
+            "is_success": success,  # by this name Stable-Baselines3 and its tools look for it
             "control_steps": self._control_steps,
             "reward_alignment": alignment,
-            "reward_success": bonus,
+            "reward_success": reward_success,
         }
         video = self._perception.alignment
         return info if video is None else {**info, "demonstration": int(video.demonstration[0])}

@@ -130,7 +130,7 @@ def _load_triton() -> None:
     if found is None or not sys.platform.startswith("linux"):
         return
     mode = os.RTLD_NOW
-    if "libLLVM" in Path("/proc/self/maps").read_text():  # somebody else's GL was earlier
+    if b"libLLVM" in Path("/proc/self/maps").read_bytes():  # somebody else's GL was earlier
         mode |= getattr(os, "RTLD_DEEPBIND", 0)
     for folder in found.submodule_search_locations or ():
         for extension in Path(folder, "_C").glob("libtriton*.so"):

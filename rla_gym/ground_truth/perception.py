@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rla_gym.arguments import OUTPUTS, one_of
+from rla_gym.arguments import OUTPUTS, one_of, text
 from rla_gym.observations import Observations, check_obs, pool
 from rla_gym.tasks import TaskSpec, bundled_world
 
@@ -53,6 +53,7 @@ class Perception:
         names = check_obs(obs)
         world = world or bundled_world(task.name)
         one_of(OUTPUTS, output=output)
+        text(reward=reward)
         self._output, self._device = output, device
         self._encoder: Encoder | None = None
         self.alignment: VideoAlignment | None = None

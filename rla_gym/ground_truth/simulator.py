@@ -5,6 +5,7 @@ robosuite and MuJoCo are imported when a simulator is made, never when this modu
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 from typing import Any
@@ -22,6 +23,8 @@ _MODEL_SEED = 0
 class Simulator:
     """A robosuite task. The same generator and placement give the same initial state, whatever was done before.
 
+    It can be pickled and copied: the copy goes on from the same state, bit for bit, with a GL context of its own.
+
     Args:
         task: what to simulate.
 
@@ -30,6 +33,7 @@ class Simulator:
     """
 
     def __init__(self, task: TaskSpec) -> None:
+        self._task = task
         self._env, self._placer = _make_robosuite(task)
         self._model = self._env.sim.model._model
         self._data = self._env.sim.data._data
@@ -42,6 +46,37 @@ class Simulator:
         self._gripper, self._proprioception = task.gripper_index, task.proprioception
         self._renderer = OffscreenRenderer(self._model, task.camera)
         self._values_before = self.proprioceptive_values()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The task, and everything that the next control step depends on."""
+        physics = np.empty(self._mujoco.mj_stateSize(self._model, self._whole_state()))
+        self._mujoco.mj_getState(self._model, self._data, physics, self._whole_state())
+        return {
+            "task": self._task,
+            "physics": physics,
+            "values_before": self._values_before,
+            "controllers": [_numbers_of(controller) for controller in self._controllers()],
+            "times": (self._env.cur_time, self._env.timestep),
+        }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """A new simulation in the state of :meth:`__getstate__`."""
+        self.__init__(saved["task"])  # type: ignore[misc]
+        self._env.cur_time, self._env.timestep = saved["times"]
+        for controller, numbers in zip(self._controllers(), saved["controllers"], strict=True):
+            vars(controller).update(numbers)
+        self._mujoco.mj_setState(self._model, self._data, saved["physics"], self._whole_state())
+        self._mujoco.mj_forward(self._model, self._data)
+        self._mujoco.mj_setState(self._model, self._data, saved["physics"], self._whole_state())  # with its warm start
+        self._values_before = saved["values_before"]
+
+    def _controllers(self) -> list[Any]:
+        """What remembers something from one control step to the next: goals, and how far the gripper is."""
+        robot = self._env.robots[0]
+        return [robot.gripper[robot.arms[0]], *robot.composite_controller.part_controllers.values()]
+
+    def _whole_state(self) -> int:
+        return self._mujoco.mjtState.mjSTATE_INTEGRATION.value
 
     def reset(self, rng: np.random.Generator, placement: Placement) -> None:
         """A new initial state from ``rng``."""
@@ -101,6 +136,12 @@ class Simulator:
         """Frees the renderer and the simulation."""
         self._renderer.close()
         self._env.close()
+
+
+def _numbers_of(controller: Any) -> dict[str, Any]:
+    """Copies of a controller's attributes that are numbers or arrays of them: not its links to the simulation."""
+    numbers = (np.ndarray, np.generic, int, float, type(None))
+    return {name: copy.copy(value) for name, value in vars(controller).items() if isinstance(value, numbers)}
 
 
 def quiet_robosuite() -> None:

@@ -14,16 +14,28 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from rla_gym.arguments import OUT_OF_BOUNDS, RENDER_MODES, at_least, checked_seeds, one_of
+from rla_gym import episode_length
+from rla_gym.arguments import (
+    OUT_OF_BOUNDS,
+    RENDER_MODES,
+    autoreset_of,
+    bonus,
+    checked_seeds,
+    flag,
+    integer,
+    integer_or_none,
+    one_of,
+)
 from rla_gym.ground_truth.actions import checked_actions
 from rla_gym.ground_truth.env import RobosuiteEnv, check_options
 from rla_gym.ground_truth.perception import SIMULATOR_PARTS, Perception
 from rla_gym.ground_truth.processes import end_processes, start_processes
 from rla_gym.observations import by_slot
+from rla_gym.portable_spec import PortableSpec
 from rla_gym.tasks import DEFAULT_TASK, get_task
 
 
-class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
+class RobosuiteVectorEnv(PortableSpec, VectorEnv[Any, Any, Any]):
     """``num_envs`` simulators; one step is one action chunk in each.
 
     The simulators give pictures, one after the other or each in its own process, and this environment encodes the
@@ -38,6 +50,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         num_envs: simulators B.
         vectorization: ``"sync"`` or ``"async"``.
         autoreset_mode: Gymnasium's NEXT_STEP (default), SAME_STEP or DISABLED, or its string.
+        max_episode_steps: Gymnasium's word for ``max_chunks``, which counts where both are given.
         task, placement, obs, world, output, reward, success_bonus, terminate_on_success, out_of_bounds, chunk_length,
             max_chunks, render_mode, device: as in :class:`~rla_gym.ground_truth.env.RobosuiteEnv`.
 
@@ -71,14 +84,18 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         device: str = "cpu",
+        max_episode_steps: int | None = None,
     ) -> None:
         self._task = get_task(task)
         self._task.placement(placement)
         one_of(("sync", "async"), vectorization=vectorization)
         one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)
         one_of(RENDER_MODES, render_mode=render_mode)
-        at_least(1, num_envs=num_envs, chunk_length=chunk_length, max_chunks=max_chunks)
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        success_bonus, terminate_on_success = bonus(success_bonus), flag("terminate_on_success", terminate_on_success)
+        num_envs, chunk_length = integer("num_envs", num_envs), integer_or_none("chunk_length", chunk_length)
+        max_chunks = episode_length.resolve(max_chunks, max_episode_steps)
+        self.max_chunks = self._task.max_chunks if max_chunks is None else max_chunks
+        self.autoreset_mode = autoreset_of(autoreset_mode)
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
         self.chunk_length = self._task.chunk_length if chunk_length is None else chunk_length
         self._placement, self._out_of_bounds = placement, out_of_bounds
@@ -122,6 +139,7 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
 
         Raises:
             ValueError: for an unknown placement or option, a bad seed, or a mask of another shape or without a slot.
+            TypeError: for a mask of another dtype.
         """
         self._check_open()
         options = {} if options is None else dict(options)  # Gymnasium takes the mask out of it
@@ -205,9 +223,8 @@ class RobosuiteVectorEnv(VectorEnv[Any, Any, Any]):
     def _checked_mask(self, mask: Any) -> np.ndarray:
         array = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
         if array.shape != (self.num_envs,) or array.dtype != np.bool_:
-            raise ValueError(
-                f"reset_mask has dtype {array.dtype} and shape {array.shape}: give bool ({self.num_envs},)"
-            )
+            problem = ValueError if array.shape != (self.num_envs,) else TypeError
+            raise problem(f"reset_mask has dtype {array.dtype} and shape {array.shape}: give bool ({self.num_envs},)")
         if not array.any() or (self._parts is None and not array.all()):
             raise ValueError(f"reset_mask={array}: reset at least one slot, and every slot the first time")
         return array
