@@ -23,13 +23,14 @@ from agents.cloning_data import (
     chunk_samples,
     latent_samples,
 )
-from agents.policies.io import world_reference
 from agents.policies.token_policy import TokenPolicy
 from agents.settings import check_positive, json_settings
 from world_models.data.demonstrations import Demonstrations
 from world_models.devices import choose_device
+from world_models.disk_space import check_writable
 from world_models.io import read_config, world_folder
 from world_models.training.fit import fit
+from world_models.world_names import world_reference
 
 
 @dataclass(kw_only=True)
@@ -84,8 +85,10 @@ def train_bc(config: BCConfig) -> Path:
     Raises:
         ValueError: a setting is out of range, or the world has too few demonstrations.
         FileNotFoundError: no such world.
+        OSError: ``config.out`` cannot be written.
     """
     _check(config)
+    check_writable(config.out)
     device = choose_device(config.device)
     folder = world_folder(config.world)
     world, demonstrations = read_config(folder), Demonstrations.load(folder)
@@ -96,7 +99,7 @@ def train_bc(config: BCConfig) -> Path:
 
     with torch.random.fork_rng(devices=[]):
         videos = latent_samples(demonstrations, watched, folder, chunk_length, device) if config.videos else None
-        torch.manual_seed(config.seed)  # after the world was opened, which draws random numbers of its own
+        torch.manual_seed(config.seed)
         tokens, channels = features.shape[1:]
         policy = TokenPolicy(
             tokens, channels, chunk_length, demonstrations.actions.shape[2], config.width, config.queries

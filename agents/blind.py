@@ -13,9 +13,10 @@ from torch import Tensor
 
 from agents.cloning_data import choose_chunk_length, choose_demonstrations
 from agents.policies.blind import BlindPolicy
-from agents.policies.io import world_reference
 from world_models.data.demonstrations import Demonstrations
+from world_models.disk_space import check_writable
 from world_models.io import read_config, world_folder
+from world_models.world_names import world_reference
 
 
 @dataclass
@@ -41,6 +42,7 @@ def make_blind(config: BlindConfig) -> Path:
         ValueError: the world has fewer demonstrations than asked for.
         FileNotFoundError: no such world.
     """
+    check_writable(config.out)
     folder = world_folder(config.world)
     world, demonstrations = read_config(folder), Demonstrations.load(folder)
     count = len(demonstrations.lengths) if config.demonstrations is None else config.demonstrations

@@ -22,7 +22,8 @@ from agents.settings import check_at_least_one
 from agents.statistics import wilson_interval
 from rla_gym.tasks import dream_id, simulator_id
 from world_models.devices import choose_device
-from world_models.files import save_json
+from world_models.disk_space import check_file_writable
+from world_models.files import beside, save_json
 from world_models.provenance import command_line, describe_hardware, today
 
 
@@ -74,10 +75,14 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     Raises:
         ValueError: unknown environment id, a setting out of range, or the policy does not fit the environment.
         FileNotFoundError: no such policy or world.
+        OSError: ``out`` or ``video`` cannot be written.
         ImportError: the simulator is not installed; ``pip install "rla-gym[robosuite]"``.
     """
     policy = load_policy(config.policy, choose_device(config.device))
     _check(config, policy)
+    check_file_writable(_out(config, policy))
+    if config.video is not None:
+        check_file_writable(config.video, "--video")
     with tqdm(total=config.episodes, desc=policy.method, unit="episode", disable=not config.progress) as bar:
         outcomes = play(policy, config, _Progress(bar))
     seeds = config.seed_start + np.arange(config.episodes)
@@ -118,20 +123,25 @@ def _row(config: EvaluateConfig, policy: Policy, outcomes: Outcomes) -> dict[str
     }
 
 
-def _write(config: EvaluateConfig, policy: Policy, result: Evaluation) -> None:
-    """Write the row, and the episodes beside it."""
+def _out(config: EvaluateConfig, policy: Policy) -> Path:
+    """The file of the row."""
     env = config.env_of(policy)
     variant = config.dynamics if is_dream(env) else config.placement
     if is_dream(env) and config.prediction_length:
         variant += f"-prediction_length-{config.prediction_length}"
-    out = config.out or config.policy / "evaluation" / f"{gym.spec(env).id}-{variant}.json"
+    return config.out or config.policy / "evaluation" / f"{gym.spec(env).id}-{variant}.json"
+
+
+def _write(config: EvaluateConfig, policy: Policy, result: Evaluation) -> None:
+    """Write the row, and the episodes beside it."""
+    out = _out(config, policy)
     columns = zip(result.seeds, result.successes, result.returns, result.control_steps, strict=True)
     episodes = [
         {"seed": int(seed), "success": bool(success), "return": float(total), "control_steps": int(steps)}
         for seed, success, total, steps in columns
     ]
     save_json(out, [result.row])
-    save_json(out.with_suffix(".episodes.json"), episodes)
+    save_json(beside(out, ".episodes.json"), episodes)
 
 
 def _write_video(config: EvaluateConfig, path: Path, policy: Policy, result: Evaluation) -> None:

@@ -16,16 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from agents.cloning_data import augment, check_augmentation
-from agents.policies.io import world_reference
 from agents.policies.token_policy import TokenCritic, TokenPolicy
 from agents.settings import check_positive, json_settings
 from rewards import SuccessDetector
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
 from world_models.devices import choose_device
+from world_models.disk_space import check_writable
 from world_models.files import weights_digest
 from world_models.io import load_encoder, read_config, world_folder
+from world_models.training.checks import check_fits
 from world_models.training.optimisation import OptimisationConfig, optimise
+from world_models.world_names import world_reference
 
 
 @dataclass
@@ -40,6 +42,8 @@ class IQLConfig:
     """Policy folder to write, with its checkpoint and ``tensorboard/`` in ``training/``; a run resumes there."""
     cache: Path | None = None
     """Folder of the feature cache; None for ``<data>/cache``."""
+    camera: str | None = None
+    """Key of the video to read, where the data have several; None for that which the world was trained on."""
     seed: int = 0
     """Of the initial weights and the batches."""
     device: str = "auto"
@@ -128,11 +132,15 @@ def train_iql(config: IQLConfig) -> Path:
     Raises:
         ValueError: a setting is out of range, the data lack a success, or ``out`` holds another run.
         FileNotFoundError: no such data or world.
+        OSError: a folder cannot be written, or has no room.
     """
     _check(config)
+    check_writable(config.out)
     device = choose_device(config.device)
     folder = world_folder(config.world)
-    world, dataset = read_config(folder), EpisodeDataset(config.data)
+    world = read_config(folder)
+    dataset = EpisodeDataset(config.data, camera=config.camera, usual_camera=world.camera)
+    check_fits(dataset, world)
     encoder = load_encoder(folder, device)
     features = cache_features(dataset, encoder, config.cache or config.data / "cache")
     detector = SuccessDetector.load(folder, device)
@@ -162,7 +170,7 @@ def train_iql(config: IQLConfig) -> Path:
         on_device = torch.Generator(device).manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
         return learner(*drawn, on_device)
 
-    settings = json_settings(config, without=("out", "data", "cache", "world"))
+    settings = json_settings(config, without=("out", "data", "cache", "camera", "world"))
     key = {name: value for name, value in settings.items() if name not in ("device", "optimisation")}
     key |= {"data": dataset.fingerprint(), "encoder": encoder.fingerprint()}
     key |= {"detector": weights_digest(detector), "threshold": detector.threshold}
@@ -201,7 +209,7 @@ def transitions(
         with torch.no_grad():
             success = detector.success(torch.from_numpy(features[first:last]).to(device)).cpu().numpy()
         times = np.flatnonzero(~success[: max(0, last - first - length)])
-        actions = dataset.episode(int(index)).actions
+        actions = dataset.episode(int(index), ()).actions
         first_rows.append(first + times)
         chunks.append(actions[times[:, None] + np.arange(length)].reshape(len(times), length * actions.shape[1]))
         solved.append(success[times + length])

@@ -16,6 +16,7 @@ from agents.policies.io import load_policy
 from agents.video import write_frames
 from rla_gym.tasks import dream_id
 from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.disk_space import check_file_writable
 from world_models.io import read_config, world_folder
 
 
@@ -48,6 +49,7 @@ def play(config: PlayConfig) -> Path:
         ValueError: the policy does not fit the world, or a setting is out of range.
         FileNotFoundError: no such policy or world.
     """
+    check_file_writable(config.out)
     task = read_config(world_folder(config.world)).task
     policy = load_policy(config.policy, config.device) if config.policy else None
     envs: Any = gym.make_vec(

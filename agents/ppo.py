@@ -36,6 +36,7 @@ from agents.rollout_buffer import RolloutBuffer, generalised_advantages
 from agents.settings import check_at_least_one, check_positive, check_unit_interval, json_settings
 from rla_gym.tasks import dream_id, episode_chunks, simulator_id
 from world_models.devices import has_bfloat16
+from world_models.disk_space import check_writable
 from world_models.distributed.processes import Processes, launched
 from world_models.seeding import hashed_seed
 
@@ -123,6 +124,7 @@ def train_ppo(config: PPOConfig) -> Path:
     processes = launched(config.device)
     if processes.count > 1 and config.train_in == "simulator":
         raise ValueError("train_in='simulator' starts processes of its own: launch one")
+    check_writable(config.out)
     shards, device = EnvShards(config.num_envs, processes), processes.device
     checkpoint = config.out / CHECKPOINT_FILE
     if checkpoint.exists() and not (config.resume or config.overwrite):

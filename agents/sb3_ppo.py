@@ -26,6 +26,7 @@ from agents.sb3_clone import (
     save_trained,
 )
 from world_models.devices import choose_device
+from world_models.disk_space import check_writable
 
 try:
     from stable_baselines3 import PPO
@@ -127,6 +128,7 @@ def train_sb3_ppo(config: SB3PPOConfig) -> Path:
     samples = config.num_envs * config.num_steps
     if config.batch_size > samples or samples % config.batch_size:
         raise ValueError(f"batch_size={config.batch_size} must divide the {samples} samples of an iteration")
+    check_writable(config.out)
     clone = load_clone(config.policy)
     envs = open_dream(config, clone)
     began = time.perf_counter()

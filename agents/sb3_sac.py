@@ -29,6 +29,7 @@ from agents.sb3_clone import (
     save_trained,
 )
 from world_models.devices import choose_device
+from world_models.disk_space import check_writable
 
 try:
     from stable_baselines3 import SAC
@@ -140,6 +141,7 @@ def train_sb3_sac(config: SB3SACConfig) -> Path:
     """
     if config.env_steps < config.num_envs:
         raise ValueError(f"env_steps={config.env_steps} must be at least one for each of the {config.num_envs} dreams")
+    check_writable(config.out)
     clone = load_clone(config.policy)
     envs = open_dream(config, clone)
     began = time.perf_counter()

@@ -92,7 +92,8 @@ def write_frames(path: Path, frames: list[np.ndarray], fps: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     try:
-        with av.open(str(temporary), "w", format="mp4") as container:
+        # An absolute path: in a relative one FFmpeg takes what stands before a colon for a protocol.
+        with av.open(os.path.abspath(temporary), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
             stream.height, stream.width = frames[0].shape[:2]
             stream.pix_fmt = "yuv420p"

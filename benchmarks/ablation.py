@@ -13,6 +13,7 @@ from benchmarks.plots import plot_accuracy_against_compute, plot_bars
 from benchmarks.probes import ProbeConfig
 from benchmarks.results import Row, print_methods, provenance, write_rows
 from world_models.data.episodes import EpisodeDataset
+from world_models.files import beside
 from world_models.io import world_folder
 from world_models.provenance import command_line
 from world_models.training.train import TrainConfig, plain_settings
@@ -28,7 +29,7 @@ class AblationConfig:
     """Settings of the ablation table.
 
     Attributes:
-        worlds: trained worlds (bundled names, folders or hub ids); the first is the recipe that the others vary.
+        worlds: trained worlds (names, paths or ``hf://owner/name``); the first is the recipe that the others vary.
         data: a dataset to roll the worlds out on, for errors in centimetres and lifts; None leaves these out.
         split: which of its episodes; recipes are chosen on ``validation``.
         cache: folder of the feature cache; None for ``<data>/cache``.
@@ -82,8 +83,8 @@ def run(config: AblationConfig) -> list[Row]:
     print_methods([row for row in validated if row.setting in DYNAMICS_STAGES], f"validation ({command_line()})")
     if rolled_out:
         print_methods(rolled_out, f"rollouts of {config.split} episodes")
-        plot_bars(rolled_out, config.out.with_name(f"{config.out.stem}_dreams.png"))
-    plot_accuracy_against_compute(validated, config.out.with_suffix(".png"))
+        plot_bars(rolled_out, beside(config.out, "_dreams.png"))
+    plot_accuracy_against_compute(validated, beside(config.out, ".png"))
     return rows
 
 
@@ -102,7 +103,7 @@ def _training(name: str) -> dict[str, Any]:
     path = world_folder(name) / "training.json"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; train the world {name} to its end with `rla-gym train`")
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 

@@ -13,6 +13,7 @@ from agents.video import write_comparison
 from benchmarks.transfer import TransferConfig, run, train_policy
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from rla_gym.tasks import simulator_id
+from world_models.files import beside
 from world_models.io import read_config, world_folder
 
 
@@ -21,7 +22,7 @@ class DemoConfig:
     """Settings of the demo.
 
     Attributes:
-        world: bundled name, folder or hub id.
+        world: bundled name, path or ``hf://owner/name``.
         demonstrations: demonstrations that are cloned.
         iterations: PPO iterations in the dream.
         episodes: simulator episodes before and after.
@@ -63,6 +64,6 @@ def demo(config: DemoConfig) -> None:
     console.print(
         f"\nTrained on the actions of {config.demonstrations} demonstrations and in the dream, never in the simulator."
     )
-    for name, path in (("rows", transfer.out), ("picture", transfer.out.with_suffix(".png")), ("dream | real", video)):
+    for name, path in (("rows", transfer.out), ("picture", beside(transfer.out, ".png")), ("dream | real", video)):
         console.print(f"  {name:12} {path}")
     console.print(f"  took         {(time.monotonic() - began) / 60:.1f} minutes")

@@ -15,6 +15,7 @@ from benchmarks.probes import ProbeConfig, fit_probe
 from benchmarks.results import Row, print_methods, provenance, write_rows
 from benchmarks.rollout_errors import QUANTITIES
 from world_models.data.episodes import EpisodeDataset
+from world_models.files import beside
 from world_models.io import dynamics_in, read_config, world_folder
 
 
@@ -24,7 +25,7 @@ class EncodersConfig:
 
     Attributes:
         data: the dataset; probes are fitted on its training episodes and judged on its report episodes.
-        worlds: bundled names, folders or hub ids, one per encoder; an encoder is called by its world's folder.
+        worlds: names, paths or ``hf://owner/name``, one per encoder; an encoder is called by its world's folder.
         chunks: action chunks in a rollout; None for as many as an episode of the task has.
         split: which episodes are held out.
         cache: folder of the feature cache; None for ``<data>/cache``.
@@ -71,5 +72,5 @@ def run(config: EncodersConfig) -> list[Row]:
             rows += dream_error_rows(folder, view.held_out, view.probe, **facts)
     write_rows(config.out, rows)
     print_methods(rows, f"encoders on {rows[0].n} {config.split} episodes")
-    plot_bars(rows, config.out.with_suffix(".png"))
+    plot_bars(rows, beside(config.out, ".png"))
     return rows

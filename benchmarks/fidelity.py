@@ -21,6 +21,7 @@ from rla_gym.tasks import TASKS, episode_chunks, get_task
 from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_frames
+from world_models.files import beside
 from world_models.io import dynamics_in, load_model, read_config, world_folder
 from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
 from world_models.open_loop import open_loop
@@ -40,7 +41,7 @@ class FidelityConfig:
 
     Attributes:
         data: the dataset; its report episodes are rolled out, its training episodes fit the probes.
-        world: bundled names, folders or hub ids; several are training seeds of one recipe and give one table, with
+        world: names, paths or ``hf://owner/name``; several are training seeds of one recipe and give one table, with
             intervals over seeds and episodes. The pictures show the first. Rows of a kind of dynamics are of the worlds
             that have it.
         chunks: action chunks in a rollout; None for as many as an episode of the task has.
@@ -114,7 +115,7 @@ def run(config: FidelityConfig) -> list[Row]:
         [frames[held_out.frames[k].numpy()] for k in examples],
         [model.decode(torch.cat([held_out.start[k : k + 1], imagined[k]])).numpy() for k in examples],
         [held_out.kinds[k] for k in examples],
-        config.out.with_name("fidelity_film_strip.png"),
+        beside(config.out, "_film_strip.png"),
     )
     return bench.rows
 
@@ -297,4 +298,4 @@ def _show(config: FidelityConfig, rows: list[Row], chunks: int, episodes: int) -
         print_rows([replace(row, setting="all") for row in grasps] + by_kind, f"lifts {title}, imagined against real")
     successes = [row for row in main if "success" in row.metric]
     print_rows(successes, "success: the detector in imagined states against the simulator")
-    plot_horizon(of_chunks, config.out.with_suffix(".png"))
+    plot_horizon(of_chunks, beside(config.out, ".png"))

@@ -30,6 +30,7 @@ from rla_gym.tasks import get_task
 from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.files import beside
 from world_models.io import dynamics_in, load_encoder, load_model, read_config, world_folder
 from world_models.open_loop import open_loop
 
@@ -41,7 +42,7 @@ class InterventionsConfig:
     Attributes:
         data: the dataset, as `rla-gym collect` records it; it may be one that the world was not trained on,
             such as rollouts of the policy that is in question.
-        world: bundled name, folder or hub id.
+        world: bundled name, path or ``hf://owner/name``.
         split: which episodes: train, validation, report or, of a dataset that the world was not trained on, all.
         chunks: action chunks in a dream; all but the first are exchanged.
         prediction_lengths: further numbers of actions after which the world predicts a state, beside its own.
@@ -128,7 +129,7 @@ def run(config: InterventionsConfig) -> list[Row]:
             if method != "real frames":
                 rows.append(_token_row(reached[chosen], branches.reached[chosen], start[chosen], config.seed, rest))
     write_rows(config.out, rows)
-    plot_bars(rows, config.out.with_suffix(".png"))
+    plot_bars(rows, beside(config.out, ".png"))
     for gripper in dict.fromkeys(grippers):
         part = [row for row in rows if row.setting.startswith(f"gripper {gripper}")]
         count = int((grippers == gripper).sum())

@@ -29,7 +29,7 @@ class LatentActionsConfig:
 
     Attributes:
         data: the dataset; readouts are fitted on its training episodes and judged on the held-out ones.
-        world: bundled name, folder or hub id.
+        world: bundled name, path or ``hf://owner/name``.
         split: which episodes are held out.
         pairs: pairs of frames per episode.
         ridge: weight of the penalty, over the variance of a latent dimension.

@@ -36,8 +36,8 @@ def real_and_imagined(config: EvaluateConfig) -> Outcomes:
     Both outcomes are kept in the policy's folder, and read from there when the same policy, in the same world, is asked
     for the same episodes again.
     """
-    facts = load_policy(config.policy).facts
-    world, task = config.world or str(facts.get("world", "lift")), str(facts.get("task", "Lift"))
+    policy = load_policy(config.policy)
+    world, task = config.world or policy.world, policy.task
     config = replace(config, env=config.env or simulator_id(task), max_chunks=config.max_chunks or episode_chunks(task))
     real = _evaluated(config, world, ())
     dreams = replace(config, env=dream_id(task), initial_states="simulator")
@@ -57,7 +57,7 @@ def _evaluated(config: EvaluateConfig, world: str, of_dreams: tuple[str, ...]) -
         outcomes = evaluate(config)
         episodes = {"success": outcomes.successes.tolist(), "control_steps": outcomes.control_steps.tolist()}
         save_json(path, {"of": key, **episodes})
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def world_digest(world: str) -> str:

@@ -16,6 +16,7 @@ from benchmarks.results import Row, print_rows, provenance, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.config import DEFAULT_DYNAMICS, DynamicsName
 from world_models.devices import choose_device
+from world_models.files import beside
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class RankingConfig:
 
     Attributes:
         policies: policy folders, at least three; of different quality, else there is nothing to rank.
-        world: bundled name, folder or hub id whose dream ranks; None takes each policy's own.
+        world: bundled name, path or ``hf://owner/name`` whose dream ranks; None takes each policy's own.
         dynamics: which of the world's dynamics rank.
         prediction_length: actions after which the dream predicts a state; None for the world's own.
         episodes: of each policy, in the simulator (on the report seeds) and in the dream.
@@ -81,7 +82,7 @@ def run(config: RankingConfig) -> list[Row]:
         task = outcomes.task
     rows = _rows(config, task, np.array(real), np.array(dream))
     write_rows(config.out, rows)
-    plot_ranking(rows, config.out.with_suffix(".png"))
+    plot_ranking(rows, beside(config.out, ".png"))
     print_rows([row for row in rows if row.method == config.dynamics], f"ranking of {len(real)} policies")
     print_rows([row for row in rows if row.method != config.dynamics], f"success, {config.episodes} episodes each")
     return rows

@@ -70,7 +70,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
 def read_rows(path: Path) -> list[Row]:
     """Read what :func:`write_rows` wrote."""
-    return [Row(**row) for row in json.loads(Path(path).read_text())]
+    return [Row(**row) for row in json.loads(Path(path).read_text(encoding="utf-8"))]
 
 
 def print_rows(rows: list[Row], title: str) -> None:

@@ -21,6 +21,7 @@ from rla_gym.initial_states import nearest_demonstration
 from rla_gym.tasks import episode_chunks
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
+from world_models.files import beside
 from world_models.io import dynamics_in, load_model, read_config, world_folder
 from world_models.open_loop import open_loop
 
@@ -34,7 +35,7 @@ class RewardAlignmentConfig:
 
     Attributes:
         data: the dataset whose held-out episodes are scored.
-        world: bundled name, folder or hub id.
+        world: bundled name, path or ``hf://owner/name``.
         split: which episodes: train, validation, report (for numbers that are published) or, of a dataset that the
             world was not trained on, all.
         chunks: action chunks of an episode; None for as many as the task's have.
@@ -100,7 +101,7 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
                         config.split, "1", **facts)
                 )  # fmt: skip
     write_rows(config.out, rows)
-    plot_bars(rows, config.out.with_suffix(".png"))
+    plot_bars(rows, beside(config.out, ".png"))
     print_rows(rows, f"rewards, {len(solved)} {config.split} episodes")
     return rows
 

@@ -67,7 +67,7 @@ def soak(config: SoakConfig) -> SoakResult:
 
 def memory(kind: str = "VmRSS") -> float:
     """MiB of memory that this process holds now ("VmRSS"), or held at most ("VmHWM")."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{kind}:"):
             return int(line.split()[1]) / 1024
     raise OSError(f"/proc/self/status has no {kind}: this measures memory on Linux alone")

@@ -34,6 +34,7 @@ from benchmarks.results import Row, provenance, row_of, write_rows
 from benchmarks.soak import memory
 from rla_gym.tasks import episode_chunks, get_task
 from world_models.devices import choose_device
+from world_models.files import beside
 from world_models.io import PRECISIONS, load_world, read_config, world_folder
 from world_models.open_loop import open_loop
 
@@ -135,8 +136,8 @@ def run(config: SpeedConfig) -> list[Row]:
         _row("residual_flow", "difference_vs_error", "precision=bfloat16,chunks=6", difference, "fraction", facts)
     )
     write_rows(config.out, rows)
-    plot_speed(rows, config.out.with_suffix(".png"))
-    plot_operators(profiled, config.out.with_name(f"{config.out.stem}_operators.png"))
+    plot_speed(rows, beside(config.out, ".png"))
+    plot_operators(profiled, beside(config.out, "_operators.png"))
     _print(rows, device)
     return rows
 

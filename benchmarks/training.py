@@ -88,7 +88,7 @@ def run(config: TrainingConfig) -> list[Row]:
         )  # fmt: skip
 
     rows = [row(*measured, setting="data") for measured in _storage(config.data, dataset, features)]
-    trained = json.loads((folder / "training.json").read_text())
+    trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     rows += [row(*measured, setting="whole training") for measured in _effort(trained["metrics"])]
 
     peaks = {}

@@ -27,6 +27,7 @@ from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from world_models.config import DynamicsName
 from world_models.data.episodes import EpisodeDataset
 from world_models.devices import choose_device
+from world_models.files import beside
 from world_models.io import check_prediction_length, world_folder
 
 Method = Literal[
@@ -65,7 +66,7 @@ class TransferConfig:
     """Settings of the transfer benchmark.
 
     Attributes:
-        world: bundled name, folder or hub id.
+        world: bundled name, path or ``hf://owner/name``.
         demonstrations: demonstrations whose actions are cloned (or averaged, by ``blind``). Initial states and rewards
             of the dream come from the frames of all demonstrations of the world.
         clone_gradient_steps: gradient steps of a clone.
@@ -140,7 +141,7 @@ def run(config: TransferConfig) -> list[Row]:
             played[method].append(real_and_imagined(_evaluation(config, method, policy)))
     rows = _rows(config, played, efforts)
     write_rows(config.out, rows)
-    plot_success(rows, config.out.with_suffix(".png"))
+    plot_success(rows, beside(config.out, ".png"))
     title = f"transfer: {config.episodes} report seeds, {config.placement} placement"
     pooled = [row for row in rows if "seed=" not in row.setting]
     print_rows([row for row in pooled if row.unit == "fraction"], title)

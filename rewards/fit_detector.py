@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rewards.success import SuccessDetector, separating_threshold
+from world_models.data.labels import read_labels
 from world_models.training.fit import fit
 
 FeaturesOfEpisode = Callable[[int], Tensor | np.ndarray] | Sequence[Tensor | np.ndarray]
@@ -105,7 +106,10 @@ def _checked(
     successes: np.ndarray | Sequence[bool], splits: np.ndarray | Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels (N,) bool and splits (N,) str; ValueError as of :func:`fit_success_detector`."""
-    success, split = np.asarray(successes, dtype=bool), np.asarray(splits)
+    success, wrong = read_labels(successes)
+    if wrong is not None:
+        raise ValueError(f"episode {wrong} has the label {list(successes)[wrong]!r}: give true or false, or 1 or 0")
+    split = np.asarray(splits)
     if success.ndim != 1 or success.shape != split.shape:
         raise ValueError(f"one success label and one split per episode, but shapes {success.shape} and {split.shape}")
     unknown = set(split.tolist()) - {"train", "validation", "report"}

@@ -12,8 +12,9 @@ from torch import Tensor
 from rewards.fit_detector import fit_success_detector
 from world_models.data.episodes import SPLITS, EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
-from world_models.io import dynamics_in, load_encoder, load_model
+from world_models.io import dynamics_in, load_encoder, load_model, read_config
 from world_models.open_loop import open_loop
+from world_models.training.checks import check_fits
 from world_models.training.model_card import write_model_card
 
 
@@ -30,8 +31,14 @@ def fit_world_success(world: Path, data: Path, cache: Path | None = None, *, chu
 
     Returns:
         The metrics of :func:`rewards.fit_success_detector`.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such world or data, or the data are not as they must be, or do not
+            fit the world.
     """
-    dataset = EpisodeDataset(data)
+    config = read_config(world)
+    dataset = EpisodeDataset(data, usual_camera=config.camera)
+    check_fits(dataset, config)
     features = cache_features(dataset, load_encoder(world), cache or data / "cache")
     offsets = episode_offsets(dataset.lengths)
     splits = [""] * len(dataset)
@@ -61,8 +68,8 @@ def _held_out(
     offsets = episode_offsets(dataset.lengths)
     validation = dataset.split("validation")
     chunks = min(most_chunks, (int(dataset.lengths[validation].max()) - 1) // length)
-    episodes = [index for index in validation if dataset.lengths[index] > chunks * length]
+    episodes = dataset.split("validation", chunks * length)
     frames = offsets[episodes][:, None] + length * np.arange(chunks + 1)
     states = torch.from_numpy(features[frames]).float()
-    actions = np.stack([dataset.episode(int(index)).actions[: chunks * length] for index in episodes])
+    actions = np.stack([dataset.episode(int(index), ()).actions[: chunks * length] for index in episodes])
     return states[:, 0], torch.from_numpy(actions).float().unflatten(1, (chunks, length)), states[:, 1:]

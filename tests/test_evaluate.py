@@ -156,6 +156,14 @@ def test_rows_and_episodes_are_written(dream: EvaluateConfig) -> None:
     ]  # nothing temporary
 
 
+def test_names_with_dots_share_no_file(dream: EvaluateConfig, tmp_path: Path) -> None:
+    names = ("lr_0.1", "lr_0.2")
+    for name in names:
+        evaluate(dataclasses.replace(dream, out=tmp_path / "rows" / name, episodes=2))
+    files = {path.name for path in (tmp_path / "rows").iterdir()}
+    assert files == {*names, *(f"{name}.episodes.json" for name in names)}
+
+
 def test_table_fits_a_terminal(dream: EvaluateConfig) -> None:
     console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     print_table([evaluate(dream).row], console)

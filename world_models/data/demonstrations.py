@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from world_models.data.quantisation import dequantise, quantise
-from world_models.files import save_tensors
+from world_models.files import all_finite, check_tensors, read_tensors, save_tensors
 
 DEMONSTRATIONS_FILE = "demonstrations.safetensors"
+FIX = "`rla-gym train` writes this file beside the world's weights: train the world anew, or fetch it again"
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,46 @@ class Demonstrations:
         """Read what :meth:`save` wrote; states are float16.
 
         Raises:
-            FileNotFoundError: the folder has no demonstrations.
+            OSError: the folder has no demonstrations, or they cannot be read.
+            ValueError: the file is damaged.
         """
         path = Path(folder) / DEMONSTRATIONS_FILE
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; `rla-gym train` writes it beside the world's weights")
-        tensors = load_file(path)
+        tensors = read_tensors(path, fix=FIX)
+        _check_stored(tensors, path)
         states = {
             name: dequantise(tensors[name], tensors[f"{name}_scale"], tensors[f"{name}_offset"])
             for name in ("features", "first_states")
             if name in tensors
         }
-        return cls(actions=tensors["actions"], lengths=tensors["lengths"], **states)
+        if not all(map(all_finite, states.values())):
+            raise ValueError(f"{path} has states that are not finite; {FIX}")
+        return cls(actions=tensors["actions"].float(), lengths=tensors["lengths"], **states)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+
+def _check_stored(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise ValueError unless a file's tensors are those that :meth:`Demonstrations.save` writes."""
+    shape = tensors["features"].shape if "features" in tensors else torch.Size()
+    if len(shape) != 4 or not shape.numel():
+        raise ValueError(
+            f"{path}: tensor 'features' must be (N, T, L, C) with no dimension of 0, not {tuple(shape)}; {FIX}"
+        )
+    states: list[tuple[str, torch.Size]] = [("features", shape)]
+    if any(name.startswith("first_states") for name in tensors):
+        count = len(tensors["first_states"]) if "first_states" in tensors and tensors["first_states"].ndim else 0
+        states.append(("first_states", torch.Size((max(1, count), *shape[2:]))))
+    action_dim = tensors["actions"].shape[-1] if "actions" in tensors and tensors["actions"].ndim else 0
+    with torch.device("meta"):
+        expected = {
+            "actions": torch.empty(*shape[:2], action_dim, dtype=torch.float32),
+            "lengths": torch.empty(shape[0], dtype=torch.int64),
+        }
+        for name, wanted in states:
+            expected[name] = torch.empty(wanted, dtype=torch.int8)
+            expected |= {f"{name}_{part}": torch.empty(shape[2:], dtype=torch.float32) for part in ("scale", "offset")}
+    check_tensors(tensors, expected, source=str(path), fix=FIX)
+    lengths = tensors["lengths"]
+    if bool(((lengths < 1) | (lengths > shape[1])).any()):
+        raise ValueError(f"{path}: lengths {lengths.tolist()[:8]} must be from 1 to {shape[1]}; {FIX}")

@@ -30,6 +30,9 @@ from world_models.data.episode_statistics import (
     merge_statistics,
     shift_statistics,
 )
+from world_models.data.parquet_files import numbers, read_columns
+from world_models.disk_space import clear_disk_errors
+from world_models.files import read_json
 
 CODEBASE_VERSION = "v3.0"
 CHUNK_SIZE = 1000
@@ -287,12 +290,12 @@ class EpisodeWriter:
         """Declares a new dataset, or checks that the one in `root` was made with the same parameters."""
         info_path = self.root / INFO_PATH
         if not info_path.is_file():
-            if any(self.root.glob("data/chunk-*/*.parquet")):
+            if any(self.root.glob("data/chunk-*/file-*.parquet")):
                 raise ValueError(f"{self.root} holds episodes but no {INFO_PATH}; restore it or write to a new folder")
             self._write_tasks()
             _write_json(info_path, self._info(0, 0))
         # Read back also what was just written: another process may have opened the folder in between.
-        info = json.loads(info_path.read_text())
+        info: dict[str, Any] = read_json(info_path, fix="restore it, or write to a new folder")
         info["instruction"] = read_tasks(self.root)[0]
         wanted = {**self._info(0, 0), "instruction": self.instruction}
         for name in ("codebase_version", "data_path", "video_path", "chunks_size", "fps", "robot_type", "instruction"):
@@ -359,7 +362,8 @@ class EpisodeWriter:
         import av
 
         options = {"crf": str(self.crf), "g": str(self.gop), "bf": "0", **_SAME_BYTES}
-        with av.open(str(path), "w", format="mp4") as container:
+        # An absolute path: in a relative one FFmpeg takes what stands before a colon for a protocol.
+        with av.open(os.path.abspath(path), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=self.fps, options=options)
             stream.height, stream.width = self.image_size
             stream.pix_fmt = self.pixel_format
@@ -445,11 +449,19 @@ class EpisodeWriter:
 
 
 def read_tasks(root: Path) -> list[str]:
-    """The instructions of the dataset in `root`, in the order of their task_index."""
-    table = pq.read_table(root / TASKS_PATH)
-    names = next(table.column(field.name) for field in table.schema if not pa.types.is_integer(field.type))
-    order = np.argsort(table.column("task_index").to_numpy())
-    return [names[int(i)].as_py() for i in order]
+    """The instructions of the dataset in `root`, in the order of their task_index.
+
+    Raises:
+        FileNotFoundError: the dataset has no table of tasks.
+        ValueError: it is damaged, or names none.
+    """
+    path = root / TASKS_PATH
+    table = read_columns(path)
+    words = [field.name for field in table.schema if not pa.types.is_integer(field.type)]
+    if not words or "task_index" not in table.column_names or table.num_rows == 0:
+        raise ValueError(f"{path} names no task, with its task_index; fetch or collect the dataset again")
+    order = np.argsort(numbers(table, "task_index", (), path))
+    return [str(table.column(words[0])[int(i)].as_py()) for i in order]
 
 
 def _table(rows: Mapping[str, np.ndarray], footer: dict[str, Any]) -> pa.Table:
@@ -464,6 +476,11 @@ def _table(rows: Mapping[str, np.ndarray], footer: dict[str, Any]) -> pa.Table:
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, then renames it, so `path` is never seen half-written."""
+    with clear_disk_errors(path):
+        _write_whole(path, write)
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Hidden and with a suffix of its own: no reader of the layout takes it for an episode.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}")
@@ -478,7 +495,8 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False)))
+    text = json.dumps(content, indent=4, ensure_ascii=False)
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _abbreviate(indices: list[int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from functools import partial
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from world_models.data.array_file import ArrayFile
 from world_models.distributed.ray_map import ray_map
 from world_models.encoders.proprioception import with_change
 from world_models.encoders.state import StateEncoder
-from world_models.files import save_json
 
 if TYPE_CHECKING:
     from world_models.data.episodes import EpisodeDataset
@@ -40,16 +39,26 @@ def cache_frames(dataset: EpisodeDataset, folder: Path) -> np.ndarray:
     """All frames of a dataset as one memory-mapped array ``(F, H, W, 3)`` uint8, decoded once.
 
     The file's name carries the dataset's fingerprint; an interrupted decoding goes on where it stopped, and that of a
-    dataset that has grown where it ended before.
+    dataset that has grown where it ended before. Of several processes one decodes, and the others wait.
+
+    Raises:
+        FileNotFoundError, ValueError: rows or videos are not as they must be, see :meth:`EpisodeDataset.check`.
+        OSError: the folder cannot be written, or has no room.
     """
-    height, width = dataset.image_size
-    paths = [Path(folder) / f"frames-{fingerprint}.npy" for fingerprint in dataset.fingerprints()]
-    shape = (dataset.num_frames, height, width, 3)
+    dataset.check()
 
     def decoded(first: int) -> Iterator[np.ndarray]:
         return map(dataset.frames, range(first, len(dataset)))
 
-    return _fill(paths, shape, np.uint8, dataset, "decode frames", decoded)
+    names = [f"frames-{fingerprint}.npy" for fingerprint in dataset.fingerprints()]
+    files = _files(dataset, folder, names, (*dataset.image_size, 3), np.uint8)
+    return files[-1].fill(decoded, "decode frames", "frame", files[:-1])
+
+
+def frame_file(dataset: EpisodeDataset, folder: Path, fingerprint: str) -> ArrayFile:
+    """The file of :func:`cache_frames`, of a dataset with this fingerprint."""
+    offsets = episode_offsets(dataset.lengths)
+    return ArrayFile(Path(folder) / f"frames-{fingerprint}.npy", offsets, (*dataset.image_size, 3), np.uint8)
 
 
 def cache_features(
@@ -67,11 +76,17 @@ def cache_features(
         folder: of the files.
         batch_size: frames encoded at once on a GPU; a CPU takes :data:`CPU_BATCH`.
         ray: encode on a Ray cluster, on its GPUs if the encoder is on one; this process decodes and writes.
+
+    Raises:
+        FileNotFoundError, ValueError: rows or videos are not as they must be, or the encoder takes proprioception that
+            the dataset does not have.
+        OSError: the folder cannot be written, or has no room.
     """
+    if encoder.proprioception_dim:
+        check_proprioception(dataset, encoder.proprioception_dim // 2)
     frames = cache_frames(dataset, folder)
     names = [f"features-{fingerprint}-{encoder.fingerprint()}.npy" for fingerprint in dataset.fingerprints()]
-    paths = [Path(folder) / name for name in names]
-    shape = (dataset.num_frames, encoder.num_tokens, encoder.channels)
+    files = _files(dataset, folder, names, (encoder.num_tokens, encoder.channels), np.float16)
 
     def episodes(first: int) -> Iterator[EncodableEpisode]:
         offsets = episode_offsets(dataset.lengths)
@@ -86,7 +101,7 @@ def cache_features(
         encode = partial(_EpisodeEncoder, deepcopy(encoder).cpu(), batch_size, on_gpu)
         return ray_map(encode, episodes(first), gpus=on_gpu)
 
-    return _fill(paths, shape, np.float16, dataset, "encode features", encoded)
+    return files[-1].fill(encoded, "encode features", "frame", files[:-1])
 
 
 EncodableEpisode = tuple[np.ndarray, Tensor | None]
@@ -144,59 +159,36 @@ class _EpisodeEncoder:
 
 def all_actions(dataset: EpisodeDataset) -> np.ndarray:
     """Actions ``(F, A)`` of all frames."""
-    return np.concatenate([dataset.episode(index).actions for index in range(len(dataset))])
+    return np.concatenate([dataset.episode(index, ()).actions for index in range(len(dataset))])
 
 
-def proprioception_of(dataset: EpisodeDataset, index: int) -> Tensor:
-    """Proprioception of an episode with its change, ``(T, 2 P)`` float32.
-
-    Raises:
-        ValueError: the dataset has no column ``observation.state``.
-    """
-    columns = dataset.episode(index).columns
-    if PROPRIOCEPTION not in columns:
+def check_proprioception(dataset: EpisodeDataset, count: int) -> None:
+    """Raise ValueError unless a dataset has so many finite proprioceptive values in every row."""
+    if PROPRIOCEPTION not in dataset.columns:
         raise ValueError(
             f"{dataset.root} has no column {PROPRIOCEPTION}, so this world's states cannot be made of it; "
             "train one with --no-proprioception"
         )
-    values = torch.from_numpy(columns[PROPRIOCEPTION]).float().flatten(1)
+    shape = dataset.columns[PROPRIOCEPTION]
+    if np.prod(shape, dtype=np.int64) != count:
+        raise ValueError(
+            f"{dataset.root} has {PROPRIOCEPTION} of shape {list(shape)}, and this world's states take {count} values: "
+            "use a dataset of the same robot, or train a world on this one"
+        )
+    dataset.check((PROPRIOCEPTION,))
+
+
+def proprioception_of(dataset: EpisodeDataset, index: int) -> Tensor:
+    """Proprioception of an episode with its change, ``(T, 2 P)`` float32, of a dataset that has it."""
+    values = torch.from_numpy(dataset.episode(index, (PROPRIOCEPTION,)).columns[PROPRIOCEPTION]).float().flatten(1)
     return with_change(values, torch.arange(len(values)) == 0)
 
 
-def _fill(
-    paths: list[Path],
-    shape: tuple[int, ...],
-    dtype: type,
-    dataset: EpisodeDataset,
-    title: str,
-    made: Callable[[int], Iterator[np.ndarray]],
-) -> np.ndarray:
-    """Fill an array episode by episode under a temporary name; the finished file alone has the right name.
-
-    ``paths`` name the arrays of the first episode, of the first two and so on; the last one is what is asked for.
-    ``made`` gives the rows of one episode after the other, from the one with this number on.
-    """
-    path = paths[-1]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial, progress = path.with_suffix(".partial"), path.with_suffix(".progress")
-        done = int(progress.read_text()) if partial.is_file() and progress.is_file() else 0
-        array = np.lib.format.open_memmap(partial, "r+" if done else "w+", dtype, shape)
-        offsets = episode_offsets(dataset.lengths)
-        before = next((count for count in range(len(paths), done, -1) if paths[count - 1].is_file()), done)
-        if before > done:
-            array[: offsets[before]] = np.load(paths[before - 1], mmap_mode="r")
-            done = before
-        with tqdm(total=shape[0], initial=int(offsets[done]), desc=title, unit="frame") as bar:
-            for index, rows in enumerate(made(done), start=done):
-                span = slice(int(offsets[index]), int(offsets[index + 1]))
-                array[span] = rows
-                bar.update(span.stop - span.start)
-                if index % 50 == 49:
-                    array.flush()
-                    save_json(progress, index + 1)
-        array.flush()
-        del array
-        partial.replace(path)
-        progress.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="c")
+def _files(
+    dataset: EpisodeDataset, folder: Path, names: list[str], row_shape: tuple[int, ...], dtype: type
+) -> list[ArrayFile]:
+    """Files of the first episode, of the first two and so on, by their names."""
+    offsets = episode_offsets(dataset.lengths)
+    return [
+        ArrayFile(Path(folder) / name, offsets[: count + 1], row_shape, dtype) for count, name in enumerate(names, 1)
+    ]

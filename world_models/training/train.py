@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from world_models.base import WorldModel
-from world_models.config import DynamicsName, WorldConfig
+from world_models.config import FIX, DynamicsName, WorldConfig
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import (
@@ -24,15 +25,17 @@ from world_models.data.feature_cache import (
     episode_offsets,
     proprioception_of,
 )
+from world_models.dataclass_reader import read_dataclass
 from world_models.distributed.processes import launched
 from world_models.encoders.features import EncoderConfig
 from world_models.encoders.state import StateEncoder
-from world_models.files import save_json, weights_digest
+from world_models.files import read_json, save_json, weights_digest
 from world_models.heads.rgb_decoder import RGBDecoderConfig
 from world_models.io import (
     DYNAMICS,
     load_encoder,
     load_model,
+    read_config,
     save_encoder,
     save_model,
     world_folder,
@@ -44,12 +47,13 @@ from world_models.open_loop import open_loop
 from world_models.provenance import describe_hardware
 from world_models.rla_wm.dynamics import RLAWMConfig, RLAWorldModel
 from world_models.training.calibration import calibrate_uncertainty
-from world_models.training.checks import check_data, check_start, demonstration_episodes
+from world_models.training.checks import check_data, check_start, demonstration_episodes, possible_pushed_chunks
 from world_models.training.expected_errors import train_expected_errors
 from world_models.training.feature_encoder import DistillationConfig, train_encoder
 from world_models.training.model_card import write_model_card
 from world_models.training.optimisation import OptimisationConfig, Scalars
 from world_models.training.rla_wm_stages import train_latent_flow, train_rla
+from world_models.training.room import check_training_room
 from world_models.training.stages import fit_projection, train_regression, train_residual_flow, train_rgb_decoder
 from world_models.training.tensorboard_video import add_animation
 from world_models.training.training_data import TrainingData
@@ -62,12 +66,14 @@ class TrainConfig:
     Attributes:
         data: folder of a LeRobotDataset v3.0.
         out: the world's folder; checkpoints and TensorBoard files go to its ``stages``.
+        camera: key of the video to train on, where the dataset has several; the world remembers it.
         cache: folder of decoded frames and encoded features; None for ``<data>/cache``.
         task: name of the task; a world of a task that rla-gym does not know opens as ``RLAWM-v0``, by its folder.
         chunk_length: most actions in a chunk.
         proprioception: put the dataset's column ``observation.state`` into the state, where it has one.
         pushed_chunks: the world model trains a quarter of the time on states that it predicted itself, up to this many
-            chunks on (the pushforward trick, arXiv 2202.03376), so that rollouts stay accurate; 0 for never.
+            chunks on (the pushforward trick, arXiv 2202.03376), so that rollouts stay accurate; fewer where episodes
+            are shorter, 0 for never.
         longest_rollout: chunks of the longest rollouts on which expected errors are trained and calibrated; fewer where
             episodes are shorter.
         first_frame_share: part of the training windows that start at an episode's first frame, as most imagined
@@ -80,10 +86,10 @@ class TrainConfig:
         ray: encode the features on a Ray cluster: that of ``RAY_ADDRESS``, else one on this machine.
         threads: CPU threads; 0 takes all cores, shared among the processes of the machine.
         seed: of initial weights and batches.
-        encoder_from: take the frozen encoder of this world (bundled name, folder or hub id) instead of training one;
-            with its scale of proprioception, where that fits the data, so that cached features serve again.
-        start_from: go on from this world (bundled name, folder or hub id), with its encoder and its weights, instead of
-            from random ones; stages of 0 iterations stay as they are there.
+        encoder_from: take the frozen encoder of this world (a name, a path, or ``hf://owner/name``) instead of training
+            one; with its scale of proprioception, where that fits the data, so that cached features serve again.
+        start_from: go on from this world (a name, a path, or ``hf://owner/name``), with its encoder and its weights,
+            instead of from random ones; stages of 0 iterations stay as they are there.
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose rollouts the data of
             the real world should hold.
         dynamics: what is trained, one after the other: the residual flow (the default of every environment), and the
@@ -95,6 +101,7 @@ class TrainConfig:
 
     data: Path
     out: Path
+    camera: str | None = None
     cache: Path | None = None
     task: str = "Lift"
     chunk_length: int = 8
@@ -148,16 +155,20 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         FileNotFoundError: ``data`` is no dataset.
         ValueError: a setting is out of range, too few or unfit episodes, or ``out`` holds stages trained with other
             settings.
+        OSError: a folder cannot be written, or has no room.
     """
     # ---- check, before any work starts
-    dataset = EpisodeDataset(config.data)
-    demonstrations = demonstration_episodes(dataset, config.demonstrations)
+    dataset = EpisodeDataset(config.data, camera=config.camera, usual_camera=_usual_camera(config))
     _check(config, dataset)
+    demonstrations = demonstration_episodes(dataset, config.demonstrations, config.chunk_length)
     processes = launched(config.device)
     device = processes.device
     torch.set_num_threads(config.threads or processes.threads)
     stages, cache = config.out / "stages", config.cache or config.data / "cache"
     data_key = dataset.fingerprint()
+    if processes.main:
+        _check_room(config, dataset, data_key, cache, stages)
+    config = _fitted(config, dataset, processes.main)
 
     # ---- frames, encoder, features: each made once
     with processes.main_first():
@@ -167,7 +178,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         features = cache_features(dataset, encoder, cache, ray=config.ray)
     data = TrainingData.of(
         dataset, frames, features, device, first_frame_share=config.first_frame_share,
-        longest_rollout=config.longest_rollout,
+        longest_rollout=config.longest_rollout, span=config.chunk_length,
     )  # fmt: skip
     metrics = {"encoder": encoder_metrics}
     key = {"encoder": encoder.fingerprint(), "data": data_key, "seed": config.seed}
@@ -241,6 +252,7 @@ def _world_config(config: TrainConfig, dataset: EpisodeDataset, encoder: StateEn
         instruction=dataset.instruction,
         chunk_length=config.chunk_length,
         fps=dataset.fps,
+        camera=dataset.camera,
         frame_size=dataset.image_size[0],
         proprioception=encoder.proprioception_dim // 2,
         encoder=encoder.visual.config,
@@ -267,7 +279,9 @@ def _encoder(
         return load_encoder(config.start_from, device), {}
     proprioception = None
     if config.proprioception and PROPRIOCEPTION in dataset.columns:
-        proprioception = torch.cat([proprioception_of(dataset, int(index)) for index in dataset.split("train")])
+        proprioception = torch.cat(
+            [proprioception_of(dataset, int(index)) for index in dataset.split("train", config.chunk_length)]
+        )
     metrics: Scalars = {}
     if config.encoder_from is not None:
         given = load_encoder(config.encoder_from, device)
@@ -283,8 +297,8 @@ def _encoder(
             frames,
             all_actions(dataset),
             episode_offsets(dataset.lengths),
-            dataset.split("train"),
-            dataset.split("validation"),
+            dataset.split("train", config.chunk_length),
+            dataset.split("validation", config.chunk_length),
             stages,
             key={"data": data_key, "seed": config.seed},
             device=device,
@@ -302,12 +316,19 @@ def _save_demonstrations(
 ) -> None:
     """Write demonstrations and first states, where imagined episodes begin."""
     spans = [slice(int(data.offsets[index]), int(data.offsets[index + 1])) for index in demonstrations]
-    episodes = dataset.split("train")
+    episodes = dataset.split("train", config.chunk_length)
     spread = np.linspace(0, len(episodes) - 1, min(config.first_states, len(episodes))).astype(int)
     first_states = data.features[data.offsets[episodes[spread]]].cpu() if len(spread) else None
     Demonstrations.stack(
         [data.features[span].cpu() for span in spans], [data.actions[span].cpu() for span in spans], first_states
     ).save(config.out)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """What ``training.json`` says of a world's stages."""
+
+    metrics: dict[str, dict[str, float | None]]
 
 
 def _start_from(name: str, models: dict[str, WorldModel]) -> dict[str, Scalars]:
@@ -323,8 +344,14 @@ def _start_from(name: str, models: dict[str, WorldModel]) -> dict[str, Scalars]:
             model.load_state_dict(load_model(folder, dynamics, device).state_dict())
         except RuntimeError as error:
             raise ValueError(f"{folder} has other sizes than this training asks for: {error}") from error
-    metrics: dict[str, Scalars] = json.loads((folder / "training.json").read_text())["metrics"]
-    return metrics
+    path = folder / "training.json"
+    facts: dict[str, Any] = read_json(path, fix=FIX)
+    content = {"metrics": facts.get("metrics")}
+    metrics = read_dataclass(_Stages, content, source=str(path), fix=FIX).metrics
+    return {
+        stage: {name: value for name, value in scalars.items() if value is not None}
+        for stage, scalars in metrics.items()
+    }
 
 
 def _with_effort_before(metrics: Scalars, before: Scalars) -> Scalars:
@@ -341,14 +368,57 @@ def _check(config: TrainConfig, dataset: EpisodeDataset) -> None:
         raise ValueError(f"first_frame_share={config.first_frame_share} must be between 0 and 1")
     if not config.dynamics:
         raise ValueError(f"dynamics is empty: name at least one of {', '.join(DYNAMICS)}")
-    if config.longest_rollout < 1:
-        raise ValueError(f"longest_rollout={config.longest_rollout} must be at least 1")
-    check_data(dataset, max(config.chunk_length, config.distillation.horizon))
+    for name, least in (("longest_rollout", 1), ("pushed_chunks", 0), ("chunk_length", 1)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
+    check_data(dataset, max(config.chunk_length, config.distillation.horizon), proprioception=config.proprioception)
     if config.start_from is not None:
         check_start(
-            world_folder(config.start_from), task=config.task, proprioception=config.proprioception,
+            world_folder(config.start_from), dataset, task=config.task, proprioception=config.proprioception,
             dynamics=config.dynamics,
         )  # fmt: skip
+
+
+def _usual_camera(config: TrainConfig) -> str | None:
+    """The camera of the world that this training goes on from."""
+    world = config.start_from or config.encoder_from
+    return None if world is None else read_config(world_folder(world)).camera
+
+
+def _check_room(config: TrainConfig, dataset: EpisodeDataset, data_key: str, cache: Path, stages: Path) -> None:
+    given = config.start_from or config.encoder_from
+    encoder = config.encoder if given is None else read_config(world_folder(given)).encoder
+    check_training_room(dataset, data_key, encoder, config.distillation if given is None else None, cache, stages)
+
+
+def _fitted(config: TrainConfig, dataset: EpisodeDataset, main: bool) -> TrainConfig:
+    """Settings that the episodes' lengths allow; the main process says in a line what is otherwise than asked for."""
+    pushed = possible_pushed_chunks(dataset, config.chunk_length, config.pushed_chunks)
+    short = len(dataset) - len(dataset.split("all", config.chunk_length))
+    step = float(np.median(np.concatenate([np.diff(times) for times in dataset.times()])))
+    notes = []
+    others = [camera for camera in dataset.cameras if camera != dataset.camera]
+    if others and config.camera is None:
+        notes.append(f"reads {dataset.camera}; --camera chooses another: {', '.join(others)}")
+    if pushed < config.pushed_chunks:
+        longest = (config.pushed_chunks + 1) * config.chunk_length + 1
+        notes.append(
+            f"pushed_chunks={config.pushed_chunks} needs a training episode of {longest} frames or more, so it is "
+            f"{pushed} (--pushed-chunks {pushed} says the same)"
+        )
+    if short:
+        notes.append(
+            f"{short} of {len(dataset)} episodes have {config.chunk_length} frames or fewer, no more than a chunk, and "
+            "are left out"
+        )
+    if abs(step * dataset.fps - 1) > 0.02:
+        notes.append(
+            f"the timestamps are {step:.4g} s apart, but meta/info.json names {dataset.fps:g} fps, which is taken for "
+            "the world's rate"
+        )
+    for note in notes if main else ():
+        print(f"rla-gym: {dataset.root}: {note}", file=sys.stderr)
+    return dataclasses.replace(config, pushed_chunks=pushed)
 
 
 def _log_animation(world: WorldModel, data: TrainingData, folder: Path, count: int = 3) -> None:

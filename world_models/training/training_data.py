@@ -26,6 +26,7 @@ class TrainingData:
         offsets: ``(N + 1,)`` first frame of each episode.
         first_frame_share: part of the training windows that start at an episode's first frame.
         longest_rollout: most chunks of a run.
+        span: frames that an episode must have after its first, to be drawn from.
     """
 
     dataset: EpisodeDataset
@@ -35,6 +36,7 @@ class TrainingData:
     offsets: np.ndarray
     first_frame_share: float
     longest_rollout: int
+    span: int = 1
 
     @classmethod
     def of(
@@ -46,6 +48,7 @@ class TrainingData:
         *,
         first_frame_share: float,
         longest_rollout: int = 9,
+        span: int = 1,
     ) -> TrainingData:
         """Cached frames ``(F, H, W, 3)`` and features ``(F, L, C)`` with the actions, ready for a device.
 
@@ -55,7 +58,7 @@ class TrainingData:
         if device.type != "cuda" or states.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]:
             states = states.to(device)
         actions, offsets = torch.from_numpy(all_actions(dataset)).to(device), episode_offsets(dataset.lengths)
-        return cls(dataset, frames, states, actions, offsets, first_frame_share, longest_rollout)
+        return cls(dataset, frames, states, actions, offsets, first_frame_share, longest_rollout, span)
 
     @cached_property
     def train(self) -> Windows:
@@ -69,6 +72,6 @@ class TrainingData:
 
     def _windows(self, split: str, *, motion_share: float, first_share: float) -> Windows:
         return Windows.over(
-            self.features, self.actions, self.offsets, self.dataset.split(split), motion_share=motion_share,
+            self.features, self.actions, self.offsets, self.dataset.split(split, self.span), motion_share=motion_share,
             first_share=first_share, longest_rollout=self.longest_rollout,
         )  # fmt: skip

@@ -1,0 +1,126 @@
+"""The rows of `meta/episodes`: where the rows and pictures of each episode lie, and what is noted of it; checked."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from world_models.data.dataset_info import DatasetInfo
+from world_models.data.episode_writer import split_of
+from world_models.data.labels import read_labels
+from world_models.data.parquet_files import column_names, read_columns
+
+SPLITS = ("train", "validation", "report")
+
+Row = dict[str, Any]
+
+
+def read_rows(info: DatasetInfo, camera: str) -> list[Row]:
+    """The rows without the statistics, ordered by episode_index.
+
+    Args:
+        info: of the dataset.
+        camera: whose videos are read.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: episodes are missing or there twice, or a row lacks a value that makes sense.
+    """
+    root = info.root
+    # What file managers and archives leave behind is hidden.
+    paths = [
+        path
+        for path in sorted((root / "meta/episodes").glob("*/*.parquet"))
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    if not paths:
+        raise FileNotFoundError(
+            f"{root} has no meta/episodes: its collection is not finished; run the same collect command again"
+        )
+    video = f"videos/{camera}"
+    whole = ("episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index",
+             f"{video}/chunk_index", f"{video}/file_index")  # fmt: skip
+    rows: list[Row] = []
+    for path in paths:
+        names = [name for name in column_names(path) if not name.startswith("stats/")]
+        missing = [name for name in (*whole, f"{video}/from_timestamp") if name not in names]
+        if missing:
+            raise ValueError(f"{path} has no column {missing[0]!r}, but {', '.join(names)}; fetch or collect it again")
+        table = read_columns(path, names).to_pylist()
+        for row in table:
+            _check_row(path, row, whole, f"{video}/from_timestamp")
+        rows += table
+    if not rows:
+        raise ValueError(f"{root}/meta/episodes has no episode; fetch or collect some")
+    rows.sort(key=lambda row: int(row["episode_index"]))
+    _check_indices(info, [int(row["episode_index"]) for row in rows])
+    return rows
+
+
+def splits_of(root: Path, rows: list[Row]) -> np.ndarray:
+    """Split of each episode ``(N,)``, as noted, else by its index.
+
+    Raises:
+        ValueError: one is noted that is not known.
+    """
+    splits = [row.get("split") or split_of(index) for index, row in enumerate(rows)]
+    for index, split in enumerate(splits):
+        if split not in SPLITS:
+            raise ValueError(
+                f"{root}/meta/episodes has the split {split!r} for episode {index}; use {', '.join(SPLITS)}, or leave "
+                "the column out"
+            )
+    return np.array(splits, dtype=object)
+
+
+def noted_successes(root: Path, rows: list[Row]) -> np.ndarray | None:
+    """Success of each episode ``(N,)`` bool as noted; None where no row has the column.
+
+    Raises:
+        ValueError: a value is no label.
+    """
+    if not any("success" in row for row in rows):
+        return None
+    given = [row.get("success") for row in rows]
+    labels, wrong = read_labels(given)
+    if wrong is not None:
+        raise ValueError(
+            f"{root}/meta/episodes has success {given[wrong]!r} for episode {wrong}; a label is true or false, or 1 or "
+            "0: correct it, or leave the column out for all episodes"
+        )
+    return labels
+
+
+def _check_row(path: Path, row: Row, whole: tuple[str, ...], begins: str) -> None:
+    """Raise ValueError unless the row's places are numbers that can be."""
+    for name in whole:
+        value, least = row[name], int(name == "length")
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < least:
+            number = "1 or more rows" if least else "a whole number of 0 or more"
+            raise ValueError(
+                f"{path} has {name} {value!r} for episode {row['episode_index']!r}; {number} is needed: leave the "
+                "episode out, or collect it again"
+            )
+        row[name] = int(value)
+    value = row[begins]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{path} has {begins} {value!r} for episode {row['episode_index']}; seconds are needed")
+
+
+def _check_indices(info: DatasetInfo, indices: list[int]) -> None:
+    """Raise ValueError unless the episodes are numbered 0, 1, 2, …, each once, up to the total."""
+    place = f"{info.root}/meta/episodes"
+    twice = [index for index, count in Counter(indices).items() if count > 1]
+    if twice:
+        raise ValueError(f"{place} has episode {twice[0]} more than once; remove the rows that are too many")
+    count = max(max(indices) + 1, info.total_episodes or 0)
+    missing = sorted(set(range(count)) - set(indices))
+    if missing:
+        raise ValueError(
+            f"{place} lacks episode {missing[0]}, of {count} in all; fetch or collect the rest, or number the episodes "
+            "and correct total_episodes in meta/info.json"
+        )
