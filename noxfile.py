@@ -8,6 +8,13 @@ nox.options.default_venv_backend = "venv"
 
 
 @nox.session
+def oldest_timm(session: nox.Session) -> None:
+    """The least version of timm that pyproject.toml takes."""
+    session.install(".[train,agents]", "timm==1.0.22", "pytest", "pytest-timeout", "hypothesis")
+    session.run("pytest", "tests/test_opening.py", "tests/test_world_model.py", *session.posargs)
+
+
+@nox.session
 def rllib(session: nox.Session) -> None:
     """Ray RLlib: its pinned gymnasium is older than the one that everything else is tested with."""
     session.install(".[rllib]", "pytest", "pytest-timeout", "hypothesis")

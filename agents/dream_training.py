@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from gymnasium.vector import AutoresetMode
 
-from agents.policies.io import world_reference
 from agents.policies.token_policy import TokenPolicy
 from agents.settings import json_settings
 from rewards import RewardName
 from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.world_names import world_reference
 
 
 @dataclass

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from agents.policies.base import check_sizes
 from agents.policies.io import load_policy
 from agents.policies.planner import Planner
 from agents.policies.token_policy import TokenPolicy
 from agents.settings import check_positive, check_unit_interval
 from rla_gym.arguments import one_of
 from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.disk_space import check_writable
 from world_models.io import DYNAMICS
 
 Method = Literal["cem", "mppi"]
@@ -70,27 +72,24 @@ def make_planner(config: PlannerConfig) -> Path:
         FileNotFoundError: no such policy.
     """
     _check(config)
+    check_writable(config.out)
     policy = load_policy(config.policy)
     if not isinstance(policy, TokenPolicy):
         raise ValueError(f"{config.policy} is a {policy.kind!r} policy; vary one by `rla-gym agent bc` or `agent ppo`")
-    planner = Planner(
-        **policy.sizes,
-        candidates=config.candidates,
-        iterations=config.iterations,
-        elites=config.elites,
-        planned=config.planned,
-        horizon=config.horizon,
-        seed=config.seed,
-    )
+    searched = ("candidates", "iterations", "elites", "planned", "horizon", "seed")
+    sizes = {name: getattr(config, name) for name in searched}
+    check_sizes(sizes)
+    planner = Planner(**policy.sizes, **sizes)
     planner.policy.load_state_dict(policy.state_dict())
     names = ("method", "temperature", "std", "reward", "success_bonus", "gamma", "dynamics")
     planner.facts = {
         "method": config.method,
-        "world": policy.world,
+        "world": policy.facts.get("world", "lift"),
         "task": policy.task,
         "planning": {name: getattr(config, name) for name in names},
         "training": {"policy": policy.facts.get("training")},
     }
+    planner.check_facts()
     return planner.save(config.out)
 
 
@@ -100,7 +99,3 @@ def _check(config: PlannerConfig) -> None:
     one_of(tuple(DYNAMICS), dynamics=config.dynamics)
     check_positive(config, "candidates", "iterations", "planned", "horizon", "std", "temperature")
     check_unit_interval(config, "gamma")
-    if config.method == "cem" and not 2 <= config.elites <= config.candidates:
-        raise ValueError(f"elites must be from 2 to candidates={config.candidates}, got {config.elites}")
-    if config.planned > config.horizon:
-        raise ValueError(f"planned={config.planned} chunks are more than horizon={config.horizon}")

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from world_models.files import save_tensors
+from world_models.dataclass_reader import check_ranges, read_dataclass
+from world_models.files import check_tensors, json_text, parse_json, read_metadata, read_tensors, save_tensors
 from world_models.training.checkpoint import optimiser_tensors, restore_optimiser
 
 Parts = dict[str, nn.Module | torch.optim.Optimizer]
 """Networks and optimisers by name."""
+FIX = "start anew with --overwrite"
 FREE = {"out", "iterations", "seconds", "resume", "overwrite", "progress", "keep_policies", "device", "policy"}
 """Settings that may change when a run goes on: its length, its folders, its device, what it reports and keeps."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a checkpoint's header says."""
+
+    iteration: int
+    seconds: float
+    history: list[dict[str, float | None]]
+    config: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_ranges(self, iteration=(0, 10**12), seconds=(0, 1e12))
+        if len(self.history) != self.iteration:
+            raise ValueError(f"history has {len(self.history)} rows of {self.iteration} iterations")
 
 
 def save_checkpoint(path: Path, parts: Parts, settings: dict[str, Any], state: dict[str, Any]) -> None:
@@ -26,28 +41,33 @@ def save_checkpoint(path: Path, parts: Parts, settings: dict[str, Any], state: d
     for name, part in parts.items():
         content = part.state_dict() if isinstance(part, nn.Module) else optimiser_tensors(part)
         tensors |= {f"{name}.{key}": value for key, value in content.items()}
-    save_tensors(path, tensors, {"state": json.dumps({**state, "config": settings})})
+    save_tensors(path, tensors, {"state": json_text({**state, "config": settings})})
 
 
 def load_checkpoint(path: Path, parts: Parts, settings: dict[str, Any]) -> dict[str, Any]:
     """Give networks and optimisers what :func:`save_checkpoint` wrote; returns the ``state``.
 
     Raises:
-        ValueError: the file is no checkpoint, or is of a run with other settings than these, :data:`FREE` ones aside.
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or is of a run with other settings than these, :data:`FREE` ones aside.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            state = json.loads(file.metadata()["state"])
-        tensors = load_file(path)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no PPO checkpoint ({error}); start anew with --overwrite") from error
-    _check_same_run(settings, state["config"], path)
+    text = read_metadata(path, fix=FIX).get("state")
+    if text is None:
+        raise ValueError(f"{path} is no PPO checkpoint; {FIX}")
+    state = read_dataclass(_State, parse_json(text, source=str(path), fix=FIX), source=str(path), fix=FIX)
+    _check_same_run(settings, state.config, path)
+    tensors = read_tensors(path, fix=FIX)
+    unknown = sorted({key.split(".")[0] for key in tensors} - set(parts))
+    if unknown:
+        raise ValueError(f"{path}: {unknown[0]!r:.80} is no part of a PPO run; {FIX}")
     for name, part in parts.items():
         if isinstance(part, nn.Module):
-            part.load_state_dict(_part(tensors, name))
+            weights = _part(tensors, name)
+            check_tensors(weights, part.state_dict(), source=f"{path}: {name}", fix=FIX, exact=True)
+            part.load_state_dict(weights)
         else:
-            restore_optimiser(part, _part(tensors, name))
-    return state
+            restore_optimiser(part, _part(tensors, name), source=f"{path}: {name}", fix=FIX)
+    return vars(state)
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from world_models.data.demonstrations import Demonstrations
-from world_models.files import save_json, save_tensors
+from world_models.dataclass_reader import check_ranges, read_dataclass
+from world_models.files import read_json, read_tensors, save_json, save_tensors
 from world_models.layers.attention_pool import AttentionPool
+from world_models.layers.structure import module_with_weights
 
 WEIGHTS_FILE = "success.safetensors"
 CONFIG_FILE = "success.json"
+FIX = "fit it anew by `rla-gym train`, or fetch the world again"
+"""What is left to do about a damaged detector."""
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """What :data:`CONFIG_FILE` holds; see :class:`SuccessDetector`."""
+
+    num_tokens: int
+    channels: int
+    num_queries: int
+    threshold: float
+    imagined_thresholds: Mapping[str, float]
+    metrics: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_ranges(self, num_tokens=(1, 65_537), channels=(1, 8192), num_queries=(1, 1024), threshold=(0, 1))
+        for name, threshold in self.imagined_thresholds.items():
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"imagined_thresholds.{name[:40]}={threshold} must be between 0 and 1")
 
 
 class SuccessDetector(nn.Module):
@@ -53,6 +75,14 @@ class SuccessDetector(nn.Module):
                 f"{tuple(features.shape)}: fit it again on this world's features (`rla-gym train`)"
             )
         return self.head(self.pool(features.float()).flatten(1)).squeeze(-1)
+
+    def check_fits(self, num_tokens: int, channels: int, folder: Path) -> None:
+        """Raise ValueError unless the detector reads states of these tokens and channels, those of a world's folder."""
+        if (self.num_tokens, self.channels) != (num_tokens, channels):
+            raise ValueError(
+                f"{folder / CONFIG_FILE} reads {self.num_tokens} tokens of {self.channels} channels, the world's "
+                f"states have {num_tokens} of {channels}; {FIX}"
+            )
 
     def probability(self, features: Tensor) -> Tensor:
         """Probability of success for a class-balanced prior: (B, L, C) float -> (B,) float32 in [0, 1]."""
@@ -124,7 +154,8 @@ class SuccessDetector(nn.Module):
         """The detector of a world folder, in evaluation mode.
 
         Raises:
-            FileNotFoundError: the folder has no success detector.
+            OSError: the folder has no success detector, or it cannot be read.
+            ValueError: one of its files is damaged, or the two do not fit together.
         """
         folder = Path(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -133,16 +164,15 @@ class SuccessDetector(nn.Module):
                     f"the world {folder} has no success detector ({name} is missing): train the world to its end "
                     f"with `rla-gym train`, which fits one from the episodes' success labels"
                 )
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        detector = cls(
-            config["num_tokens"],
-            config["channels"],
-            num_queries=config["num_queries"],
-            threshold=config["threshold"],
+        path = folder / CONFIG_FILE
+        config = read_dataclass(DetectorConfig, read_json(path, fix=FIX), source=str(path), fix=FIX)
+        detector = module_with_weights(
+            lambda: cls(config.num_tokens, config.channels, num_queries=config.num_queries, threshold=config.threshold),
+            read_tensors(folder / WEIGHTS_FILE, fix=FIX),
+            source=f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}",
+            fix=FIX,
         )
-        detector.imagined_thresholds = config["imagined_thresholds"]
-        detector.metrics = config["metrics"]
-        detector.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        detector.imagined_thresholds, detector.metrics = dict(config.imagined_thresholds), dict(config.metrics)
         return detector.to(device).eval().requires_grad_(False)
 
 

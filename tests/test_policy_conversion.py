@@ -23,6 +23,9 @@ from agents.ppo import PPOConfig
 from agents.settings import json_settings
 
 SIZES = {"num_tokens": 16, "channels": 8, "chunk_length": 2, "action_dim": 4}
+PLANNING = {
+    "method": "cem", "temperature": 0.2, "std": 0.2, "reward": "progress", "success_bonus": 1.0, "gamma": 0.9,
+}  # fmt: skip
 OLD_CLONING = {"demonstrations": 10, "steps": 60, "batch_size": 64, "loss": "mse", "first_loss": 0.4}
 CLONING = {"demonstrations": 10, "gradient_steps": 60, "batch_size": 64, "first_loss": 0.4}
 
@@ -77,14 +80,14 @@ def test_a_planner_keeps_the_weights_of_the_policy_that_it_varies(tmp_path: Path
     planner = Planner(**policy.sizes, candidates=4, iterations=1, elites=2, planned=1, horizon=1, seed=0)
     planner.policy.load_state_dict(policy.state_dict())
     planner.facts = {
-        "method": "cem", "world": "lift", "planning": {"dynamics": "flow", "gamma": 0.9},
+        "method": "cem", "world": "lift", "planning": {**PLANNING, "dynamics": "flow"},
         "training": {"policy": OLD_CLONING},
     }  # fmt: skip
     again = converted(planner, tmp_path)
     assert isinstance(again, Planner)
     features = torch.randn(3, 16, 8)
     assert torch.equal(again.policy.act(features), policy.act(features))
-    assert again.facts["planning"] == {"dynamics": "residual_flow", "gamma": 0.9}
+    assert again.facts["planning"] == {**PLANNING, "dynamics": "residual_flow"}
     assert again.facts["training"] == {"policy": CLONING}
 
 

@@ -41,7 +41,7 @@ def test_a_packages_world_is_opened_by_its_name(site: Path, world: str) -> None:
     assert envs.reset(seed=0)[0].shape == (2, 16, 8)
     envs.close()
     assert "other_worlds" not in sys.modules
-    with pytest.raises(FileNotFoundError, match=r"no world 'missing': .* installed package \(.*other_world.*\)"):
+    with pytest.raises(FileNotFoundError, match=r"no world 'missing'. .* installed packages \(.*other_world.*\)"):
         world_folder("missing")
 
 

@@ -45,6 +45,7 @@ class WorldModel(nn.Module):
     Attributes:
         name: of the dynamics, and of the submodule that holds their weights.
         config_type: dataclass of their config.
+        parts: names of the submodules, which a world's weights are stored by.
         stochastic: whether two predictions of the same chunk may differ, by their noise.
         num_tokens: tokens L of a state.
         channels: channels C of a token.
@@ -57,6 +58,7 @@ class WorldModel(nn.Module):
 
     name: ClassVar[str]
     config_type: ClassVar[type]
+    parts: ClassVar[tuple[str, ...]] = ("encoder", "rgb_decoder")
     stochastic: ClassVar[bool] = False
     prediction_noise: tuple[int, int] | None = None
     """Shape (n, d) of the noise of a prediction; None for a deterministic model."""

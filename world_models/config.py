@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from world_models.dataclass_reader import check_ranges, read_dataclass
 from world_models.encoders.features import EncoderConfig
 from world_models.heads.rgb_decoder import RGBDecoderConfig
 
 FORMAT = 6
 DynamicsName = Literal["residual_flow", "regression", "rla_wm"]
 """What a world's dynamics are called; :data:`world_models.io.DYNAMICS` has their classes."""
+FIX = "train the world anew, or fetch it again"
+"""What is left to do about a damaged world."""
 DEFAULT_DYNAMICS: DynamicsName = "residual_flow"
 
 
@@ -24,14 +27,18 @@ class WorldConfig:
         task: name of the task the videos show.
         instruction: the task in words.
         action_names: meaning of each of the A action dimensions, each in [-1, 1].
-        chunk_length: most actions K in a chunk.
+        chunk_length: most actions K in a chunk, 1 to 256.
         prediction_length: actions after which a prediction is made; a longer chunk takes several, each from the state
             before it. None for one prediction a chunk.
-        fps: frames, and actions, per second.
-        frame_size: side of the videos' square frames in pixels, and of decoded ones.
-        proprioception: number P of proprioceptive values in a frame; 0 for a world from video alone.
+        fps: frames, and actions, per second, up to 1000; a fraction where the camera's rate is one.
+        camera: key of the videos that the world was trained on; None for one that does not say.
+        frame_size: side of the videos' square frames in pixels, and of decoded ones, 4 to 2048.
+        proprioception: number P of proprioceptive values in a frame, up to 512; 0 for a world from video alone.
         encoder, rgb_decoder: configs of these parts.
         dynamics: config of each of the world's dynamics, by name; empty for an encoder alone.
+
+    Raises:
+        ValueError: a number is out of its range, or no action is named.
     """
 
     task: str
@@ -39,12 +46,21 @@ class WorldConfig:
     instruction: str = ""
     chunk_length: int = 8
     prediction_length: int | None = None
-    fps: int = 20
+    fps: float = 20
+    camera: str | None = None
     frame_size: int = 128
     proprioception: int = 0
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     dynamics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, chunk_length=(1, 256), prediction_length=(1, self.chunk_length), fps=(1e-3, 1000),
+            frame_size=(4, 2048), proprioception=(0, 512),
+        )  # fmt: skip
+        if not 1 <= len(self.action_names) <= 256:
+            raise ValueError(f"action_names has {len(self.action_names)} names, and must have 1 to 256")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -62,7 +78,8 @@ class WorldConfig:
             source: the file, for messages.
 
         Raises:
-            ValueError: it is of another format, or has dynamics that this version does not know.
+            ValueError: it is of another format, has dynamics that this version does not know, lacks a key or has one
+                too many, or a value is of another type or out of its range.
         """
         content = dict(content)
         version = content.pop("format", None)
@@ -73,28 +90,21 @@ class WorldConfig:
             )
         if version != FORMAT:
             raise ValueError(
-                f"{source} is a world of format {version}, this rla-gym reads format {FORMAT}; train it anew, or "
-                "install the rla-gym that it was trained with"
+                f"{source} is a world of format {str(version)[:40]}, this rla-gym reads format {FORMAT}; train it "
+                "anew, or install the rla-gym that it was trained with"
             )
-        unknown = [name for name in content["dynamics"] if name not in dynamics]
+        sizes = content.get("dynamics")
+        if not isinstance(sizes, dict):
+            raise ValueError(f"{source} names no dynamics; {FIX}")
+        unknown = [name for name in sizes if name not in dynamics]
         if unknown:
             raise ValueError(
-                f"{source} has dynamics {unknown[0]!r}, this rla-gym knows {', '.join(dynamics)}; install the rla-gym "
-                "that it was trained with"
+                f"{source} has dynamics {unknown[0][:80]!r}, this rla-gym knows {', '.join(dynamics)}; install the "
+                "rla-gym that it was trained with"
             )
-        content["encoder"] = EncoderConfig(**content["encoder"])
-        content["rgb_decoder"] = RGBDecoderConfig(**content["rgb_decoder"])
-        content["dynamics"] = {name: _sizes(dynamics[name], sizes) for name, sizes in content["dynamics"].items()}
-        content["action_names"] = tuple(content["action_names"])
-        return cls(**content)
-
-
-def _sizes(kind: type, content: dict[str, Any]) -> Any:
-    """A config dataclass of sizes from JSON, those inside it included."""
-    inner = {field.name: field.default_factory for field in dataclasses.fields(kind)}
-    return kind(
-        **{
-            name: type(inner[name]())(**value) if isinstance(value, dict) else value  # type: ignore[operator]
-            for name, value in content.items()
+        content["dynamics"] = {
+            name: read_dataclass(dynamics[name], of, source=f"{source}: dynamics.{name}", fix=FIX)
+            for name, of in sizes.items()
         }
-    )
+        # Worlds that were converted from format 5 may lack it.
+        return read_dataclass(cls, content, source=source, fix=FIX, optional={"prediction_length", "camera"})

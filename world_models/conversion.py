@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+import torch
 from torch import Tensor
 
 from world_models.config import FORMAT
 from world_models.data.demonstrations import Demonstrations
+from world_models.dataclass_reader import read_dataclass
 from world_models.encoders.features import EncoderConfig, FeatureEncoder
-from world_models.files import save_json, save_tensors
+from world_models.files import read_json, read_tensors, save_json, save_tensors
 
 SOURCE_FORMAT = 5
+FIX = "fetch the world again, or train it anew"
 RENAMED_WEIGHTS = (
     (r"^rla\.components$", "latent_projection.components"),
     (r"^flow\.stage1\.", "residual_flow.base."),
@@ -51,37 +52,48 @@ def convert_world(source: Path, out: Path) -> None:
     Raises:
         FileNotFoundError: ``source`` is no world folder.
         FileExistsError: ``out`` exists.
-        ValueError: ``source`` is of another format.
+        ValueError: ``source`` is of another format, or damaged.
     """
     source, out = Path(source), Path(out)
     path = source / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the folder of a world that rla-gym 0.1 trained")
-    config = json.loads(path.read_text())
+    config: dict[str, Any] = read_json(path, fix=FIX)
     if config.get("format") != SOURCE_FORMAT:
         present = "the present format" if config.get("format") == FORMAT else "format"
         raise ValueError(f"{path} is of {present} {config.get('format')!r}; only format {SOURCE_FORMAT} is converted")
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder by --out")
-    tensors = load_file(source / "model.safetensors")
-    parts = {name.split(".")[0] for name in tensors}
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    save_tensors(partial / "model.safetensors", _weights(tensors, config["encoder"]))
+    try:
+        _write(source, partial, config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source} is no whole world of format {SOURCE_FORMAT} ({error!r}); {FIX}") from error
+    else:
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(source: Path, partial: Path, config: dict[str, Any]) -> None:
+    """The new folder under another name, from a folder and its config."""
+    tensors = read_tensors(source / "model.safetensors", fix=FIX)
+    parts = {name.split(".")[0] for name in tensors}
+    save_tensors(partial / "model.safetensors", _weights(tensors, config["encoder"], source / "config.json"))
     save_json(partial / "config.json", _config(config, parts))
     if (source / "starts.safetensors").is_file():
-        Demonstrations(**load_file(source / "starts.safetensors")).save(partial)
+        Demonstrations(**read_tensors(source / "starts.safetensors", fix=FIX)).save(partial)
     if (source / "success.json").is_file():
-        detector = load_file(source / "success.safetensors")
+        detector = read_tensors(source / "success.safetensors", fix=FIX)
         renamed = {RENAMED_DETECTOR_WEIGHTS.get(name, name): tensor for name, tensor in detector.items()}
         save_tensors(partial / "success.safetensors", renamed)
-        save_json(partial / "success.json", _detector(json.loads((source / "success.json").read_text())))
+        save_json(partial / "success.json", _detector(read_json(source / "success.json", fix=FIX)))
     if (source / "training.json").is_file():
-        save_json(partial / "training.json", _training(json.loads((source / "training.json").read_text())))
+        save_json(partial / "training.json", _training(read_json(source / "training.json", fix=FIX)))
     if (source / "fidelity.json").is_file():
-        rows = json.loads((source / "fidelity.json").read_text())
+        rows = read_json(source / "fidelity.json", list, fix=FIX)
         save_json(partial / "fidelity.json", [convert_row(row) for row in rows])
-    partial.replace(out)
 
 
 def convert_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +105,10 @@ def convert_row(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "method": RENAMED_DYNAMICS.get(method, method) + comma + rest, "setting": setting}
 
 
-def _weights(tensors: dict[str, Tensor], encoder: dict[str, Any]) -> dict[str, Tensor]:
-    structure = FeatureEncoder(EncoderConfig(**encoder), load_weights=False)
+def _weights(tensors: dict[str, Tensor], encoder: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    config = read_dataclass(EncoderConfig, encoder, source=f"{path}: encoder", fix=FIX)
+    with torch.device("meta"):
+        structure = FeatureEncoder(config, load_weights=False)
     used = {f"encoder.visual.{name}" for name in structure.state_dict()}
     renamed = {}
     for name, tensor in tensors.items():

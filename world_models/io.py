@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from world_models.base import WorldModel
-from world_models.config import DEFAULT_DYNAMICS, WorldConfig
-from world_models.data.demonstrations import Demonstrations
+from world_models.config import DEFAULT_DYNAMICS, FIX, WorldConfig
+from world_models.data.demonstrations import DEMONSTRATIONS_FILE, Demonstrations
 from world_models.encoders.state import StateEncoder
-from world_models.files import save_json, save_tensors
+from world_models.files import read_json, read_tensors, save_json, save_tensors
+from world_models.layers.structure import module_with_weights
 from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
 from world_models.rla_wm.dynamics import RLAWorldModel
-from world_models.world_packages import packaged_world, packaged_worlds
+from world_models.world_names import CONFIG_FILE, WEIGHTS_FILE, world_folder
 
-BUNDLED_WORLDS = Path(__file__).parent / "worlds"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What :meth:`world_models.base.WorldModel.use_precision` may be asked for."""
 DYNAMICS: dict[str, type[WorldModel]] = {
@@ -39,42 +35,16 @@ class World:
     folder: Path
 
 
-def world_folder(name_or_path: str | Path) -> Path:
-    """Folder of a world: a local folder, a bundled name, a name of an installed package's world (see
-    :mod:`world_models.world_packages`), or a hub id ``owner/name`` (downloaded by huggingface_hub).
+def read_config(folder: Path) -> WorldConfig:
+    """Config of a world folder.
 
     Raises:
-        FileNotFoundError: there is no such world; the message says what there is.
-        ValueError: two installed packages bring a world of this name.
+        OSError: ``config.json`` is missing or cannot be read.
+        ValueError: it is damaged, or of another format; see :meth:`world_models.config.WorldConfig.from_dict`.
     """
-    for candidate in (Path(name_or_path), BUNDLED_WORLDS / str(name_or_path)):
-        if (candidate / CONFIG_FILE).is_file():
-            return candidate
-    packaged = packaged_world(str(name_or_path))
-    if packaged is not None:
-        return packaged
-    bundled = ", ".join(sorted(path.parent.name for path in BUNDLED_WORLDS.glob(f"*/{CONFIG_FILE}"))) or "none"
-    message = (
-        f"no world {str(name_or_path)!r}: neither a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, nor a bundled world "
-        f"({bundled}), nor one of an installed package ({', '.join(packaged_worlds()) or 'none'}), nor a hub id that "
-        "can be reached; `rla-gym train` makes one"
-    )
-    if str(name_or_path).count("/") != 1 or Path(name_or_path).exists():
-        raise FileNotFoundError(message)
-    try:
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.safetensors", "README.md"]
-        return Path(snapshot_download(str(name_or_path), allow_patterns=patterns))
-    except Exception as error:
-        raise FileNotFoundError(message) from error
-
-
-def read_config(folder: Path) -> WorldConfig:
-    """Config of a world folder."""
     path = Path(folder) / CONFIG_FILE
     types = {name: model.config_type for name, model in DYNAMICS.items()}
-    return WorldConfig.from_dict(json.loads(path.read_text()), types, str(path))
+    return WorldConfig.from_dict(read_json(path, fix=FIX), types, str(path))
 
 
 def check_prediction_length(folder: Path, prediction_length: int) -> None:
@@ -121,8 +91,8 @@ def save_model(folder: Path | str, model: WorldModel, dtype: torch.dtype = torch
     dynamics = {model.name: model.config.dynamics[model.name]}
     if (folder / WEIGHTS_FILE).is_file():
         replaced = {name.split(".")[0] for name in tensors}
-        with safe_open(folder / WEIGHTS_FILE, "pt") as file:
-            kept = {name: file.get_tensor(name) for name in file.keys() if name.split(".")[0] not in replaced}
+        before = read_tensors(folder / WEIGHTS_FILE, fix=FIX)
+        kept = {name: tensor for name, tensor in before.items() if name.split(".")[0] not in replaced}
         tensors = kept | tensors
         dynamics = {**read_config(folder).dynamics, **dynamics}
     in_order = {name: dynamics[name] for name in DYNAMICS if name in dynamics}
@@ -133,13 +103,6 @@ def save_model(folder: Path | str, model: WorldModel, dtype: torch.dtype = torch
 def dynamics_in(folder: Path) -> tuple[str, ...]:
     """Names of the dynamics that a world folder holds: none beside an encoder alone."""
     return tuple(read_config(folder).dynamics)
-
-
-def load_tensors(path: Path, prefixes: set[str]) -> dict[str, Tensor]:
-    """Float32 tensors of a safetensors file whose first name part is in ``prefixes``."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys() if name.split(".")[0] in prefixes}
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def load_model(
@@ -154,9 +117,12 @@ def load_model(
     States stay float32; with ``precision="bfloat16"`` the mixers compute in that: faster where the processor has it.
     ``prediction_length`` is the world's own where it is None.
 
+    Nothing but the folder's two files is read, and the global random state stays as it is.
+
     Raises:
-        ValueError: ``dynamics``, ``precision`` or ``prediction_length`` is unknown or out of range, or the folder lacks
-            the dynamics.
+        OSError: a file is missing or cannot be read.
+        ValueError: ``dynamics``, ``precision`` or ``prediction_length`` is unknown or out of range, the folder lacks
+            the dynamics, or a file is damaged.
     """
     for name, value, choices in (("dynamics", dynamics, DYNAMICS), ("precision", precision, PRECISIONS)):
         if value not in choices:
@@ -170,14 +136,12 @@ def load_model(
     if prediction_length is not None:
         check_prediction_length(folder, prediction_length)
         config = dataclasses.replace(config, prediction_length=prediction_length)
-    model = DYNAMICS[dynamics](config, StateEncoder.from_config(config.encoder, config.proprioception))
-    prefixes = {name for name, _ in model.named_children()}
-    missing, unexpected = model.load_state_dict(load_tensors(Path(folder) / WEIGHTS_FILE, prefixes), strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"{folder} does not hold the {dynamics} dynamics its config describes (missing {missing[:2]}, unexpected "
-            f"{unexpected[:2]}); train the world anew"
-        )
+    model = module_with_weights(
+        lambda: DYNAMICS[dynamics](config, StateEncoder.from_config(config.encoder, config.proprioception)),
+        read_tensors(Path(folder) / WEIGHTS_FILE, fix=FIX, parts=DYNAMICS[dynamics].parts),
+        source=_misfit(folder),
+        fix=FIX,
+    )
     model.use_precision(PRECISIONS[precision])
     return model.to(device).eval().requires_grad_(False)
 
@@ -190,20 +154,45 @@ def load_world(
     precision: str = "float32",
     prediction_length: int | None = None,
 ) -> World:
-    """Load a world by bundled name, folder or hub id; see :func:`world_folder` and :func:`load_model`."""
+    """Load a world; see :func:`world_models.world_names.world_folder` and :func:`load_model`.
+
+    Raises:
+        OSError: there is no such world, or one of its files is missing or cannot be read.
+        ValueError: an argument is out of its range, a file is damaged, or the files do not fit together.
+    """
     folder = world_folder(name_or_path)
     model = load_model(folder, dynamics, device, precision, prediction_length)  # first, to name another format
-    return World(model, Demonstrations.load(folder).to(device), folder)
+    demonstrations = Demonstrations.load(folder)
+    found = (*demonstrations.features.shape[2:], demonstrations.actions.shape[2])
+    wanted = (model.num_tokens, model.channels, model.action_dim)
+    if found != wanted:
+        raise ValueError(
+            f"{folder / DEMONSTRATIONS_FILE} does not fit {CONFIG_FILE}: tokens, channels and dimensions of an action "
+            f"are {found} instead of {wanted}; {FIX}"
+        )
+    return World(model, demonstrations.to(device), folder)
 
 
 def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str = "cpu") -> StateEncoder:
-    """The frozen state encoder of a world; see :meth:`world_models.encoders.state.StateEncoder.forward`."""
+    """The frozen state encoder of a world; see :meth:`world_models.encoders.state.StateEncoder.forward`.
+
+    Raises:
+        OSError, ValueError: as of :func:`load_world`.
+    """
     folder = world_folder(name_or_path)
     config = read_config(folder)
-    encoder = StateEncoder.from_config(config.encoder, config.proprioception)
-    tensors = load_tensors(folder / WEIGHTS_FILE, {"encoder"})
-    encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in tensors.items()})
+    tensors = read_tensors(folder / WEIGHTS_FILE, fix=FIX, parts={"encoder"})
+    encoder = module_with_weights(
+        lambda: StateEncoder.from_config(config.encoder, config.proprioception),
+        {name.removeprefix("encoder."): tensor for name, tensor in tensors.items()},
+        source=_misfit(folder),
+        fix=FIX,
+    )
     return encoder.to(device)
+
+
+def _misfit(folder: Path) -> str:
+    return f"{Path(folder) / WEIGHTS_FILE} does not fit {CONFIG_FILE}"
 
 
 def _stored(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ def _describe_cpu() -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
         name = models[0] if models else name
     return f"{name}, {torch.get_num_threads()} threads"

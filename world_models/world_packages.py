@@ -15,10 +15,13 @@ anything, so that opening a world runs no code.
 from __future__ import annotations
 
 import importlib.util
+import re
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 GROUP = "rla_gym.worlds"
+VALUE = re.compile(r"[\w-]+(\.[\w-]+)*")
+"""The dotted path of a folder: no slash leads out of the package."""
 
 
 def packaged_worlds() -> tuple[str, ...]:
@@ -52,6 +55,8 @@ def packaged_world(name: str) -> Path | None:
 
 def _folder(value: str) -> Path | None:
     """The folder of a dotted path that has a ``config.json``, found without running code of the package."""
+    if not VALUE.fullmatch(value):
+        return None
     top, *below = value.split(".")
     try:
         spec = importlib.util.find_spec(top)

@@ -7,6 +7,7 @@ row-major ``(K, A)``: the action of the ``RLAWM-*`` and ``Robosuite-*`` environm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,11 +15,38 @@ import torch
 from torch import Tensor, nn
 
 from world_models.files import save_json, save_tensors
+from world_models.world_names import remembered_world, world_reference
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "policy.safetensors"
 FORMAT = 2
 """Of policy folders; those of rla-gym 0.1 name none."""
+
+
+SIZE_LIMITS: Mapping[str, tuple[int, int]] = {
+    "num_tokens": (1, 65_537),
+    "channels": (1, 8192),
+    "chunk_length": (1, 256),
+    "action_dim": (1, 256),
+    "width": (1, 8192),
+    "queries": (1, 1024),
+    "num_chunks": (1, 100_000),
+    "candidates": (1, 4096),
+    "iterations": (1, 1000),
+    "elites": (0, 4096),
+    "planned": (1, 1000),
+    "horizon": (1, 1000),
+    "seed": (-(2**62), 2**62 - 1),
+}
+"""Least and greatest value of every kind's sizes."""
+
+
+def check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every size is a whole number within :data:`SIZE_LIMITS`."""
+    for name, value in sizes.items():
+        low, high = SIZE_LIMITS[name]
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name}={str(value)[:60]} must be a whole number from {low} to {high}")
 
 
 class Policy(nn.Module):
@@ -28,6 +56,7 @@ class Policy(nn.Module):
         kind: name of the kind in ``config.json``.
         SIZES: the constructor's integer arguments, saved in ``config.json`` and given back to it on loading.
         facts: JSON facts saved beside the sizes (``method``, ``world``, ``task``, ``training``).
+        source: the file that named these facts, for messages.
     """
 
     kind: ClassVar[str]
@@ -41,6 +70,7 @@ class Policy(nn.Module):
         self.action_dim = action_dim
         self.action_size = chunk_length * action_dim
         self.facts: dict[str, Any] = {}
+        self.source = "the policy"
 
     def forward(self, features: Tensor, step: Tensor | None = None) -> Tensor:
         """Mean action chunk, not clipped: features (B, L, C) float, step (B,) int64 -> (B, K*A) float32."""
@@ -74,13 +104,25 @@ class Policy(nn.Module):
 
     @property
     def world(self) -> str:
-        """The world that it was made for: a bundled world's name or a folder; ``"lift"`` where none was saved."""
-        return str(self.facts.get("world", "lift"))
+        """The world that it was made for: a name or a folder; ``"lift"`` where none was saved.
+
+        Raises:
+            FileNotFoundError: that is a world of the hub that nobody has fetched yet: no file reaches the network.
+        """
+        return remembered_world(str(self.facts.get("world", "lift")), source=self.source)
 
     @property
     def task(self) -> str:
         """The task of that world; ``"Lift"`` where none was saved."""
         return str(self.facts.get("task", "Lift"))
+
+    def check_facts(self) -> None:
+        """Raise ValueError unless the facts have the types, and are within the ranges, that acting needs."""
+        for name in ("method", "world", "task"):
+            if not isinstance(self.facts.get(name, ""), str):
+                raise ValueError(f"{name} is {str(self.facts[name])[:60]}, not a text")
+        if "world" in self.facts:
+            world_reference(self.facts["world"])
 
     @property
     def sizes(self) -> dict[str, int]:

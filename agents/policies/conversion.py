@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from agents.policies.base import CONFIG_FILE, FORMAT, WEIGHTS_FILE
 from world_models.conversion import RENAMED_DYNAMICS
-from world_models.files import save_json, save_tensors
+from world_models.files import read_json, read_tensors, save_json, save_tensors
 
 RENAMED_WEIGHTS = (
     (r"\btrunk\.(project|norm)\.", r"trunk.embed.\1."),
@@ -37,18 +34,19 @@ def convert_policy(source: Path, out: Path) -> None:
     Raises:
         FileNotFoundError: ``source`` lacks a file of a policy.
         FileExistsError: ``out`` exists.
-        ValueError: ``source`` is of the present format already.
+        ValueError: ``source`` is of the present format already, or damaged.
     """
     source, out = Path(source), Path(out)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (source / name).is_file():
             raise FileNotFoundError(f"{source} is no policy folder: it has no {name}")
-    config = json.loads((source / CONFIG_FILE).read_text())
+    fix = "fetch the policy again"
+    config: dict[str, Any] = read_json(source / CONFIG_FILE, fix=fix)
     if "format" in config:
         raise ValueError(f"{source} is a policy of format {config['format']}; only those of rla-gym 0.1 are converted")
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder by --out")
-    weights = {_renamed_weight(name): tensor for name, tensor in load_file(source / WEIGHTS_FILE).items()}
+    weights = {_renamed_weight(name): tensor for name, tensor in read_tensors(source / WEIGHTS_FILE, fix=fix).items()}
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_tensors(partial / WEIGHTS_FILE, weights)
@@ -70,5 +68,5 @@ def _renamed(facts: Any) -> Any:
     names = RENAMED_SETTINGS | {"steps": "num_steps" if "num_envs" in facts else "gradient_steps"}
     renamed = {names.get(name, name): _renamed(value) for name, value in facts.items() if name not in DROPPED_SETTINGS}
     if "dynamics" in renamed:
-        renamed["dynamics"] = RENAMED_DYNAMICS.get(renamed["dynamics"], renamed["dynamics"])
+        renamed["dynamics"] = RENAMED_DYNAMICS.get(str(renamed["dynamics"]), renamed["dynamics"])
     return renamed

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 
-from agents.policies.base import CONFIG_FILE, FORMAT, WEIGHTS_FILE, Policy
+from agents.policies.base import CONFIG_FILE, FORMAT, WEIGHTS_FILE, Policy, check_sizes
 from agents.policies.blind import BlindPolicy
 from agents.policies.planner import Planner
 from agents.policies.token_policy import TokenPolicy
+from world_models.files import read_json, read_tensors
+from world_models.layers.structure import module_with_weights
 
+FIX = "train the policy anew, or fetch it again"
+"""What is left to do about a damaged policy."""
 KINDS: dict[str, type[Policy]] = {policy.kind: policy for policy in (TokenPolicy, BlindPolicy, Planner)}
 """Kinds of policies by their names in ``config.json``."""
 
@@ -28,7 +30,8 @@ def load_policy(folder: str | Path, device: str | torch.device = "cpu") -> Polic
 
     Raises:
         FileNotFoundError: the folder lacks ``config.json`` or ``policy.safetensors``.
-        ValueError: unknown kind, or the two files do not fit together.
+        OSError: one of them cannot be read.
+        ValueError: one of them is damaged, or the two do not fit together.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -36,24 +39,37 @@ def load_policy(folder: str | Path, device: str | torch.device = "cpu") -> Polic
             raise FileNotFoundError(
                 f"{folder} is no policy folder: it has no {name}; give the --out of `rla-gym agent bc` or `agent ppo`"
             )
+    path = folder / CONFIG_FILE
+    config: dict[str, Any] = read_json(path, fix=FIX)
+    version, kind = config.pop("format", None), config.pop("kind", None)
+    if version is None:
+        raise ValueError(
+            f"{path} is of a policy of another rla-gym; convert one of 0.1 by `rla-gym convert {folder} --out NEW`"
+        )
+    if version != FORMAT or type(version) is not int:
+        raise ValueError(
+            f"{path} is of format {str(version)[:40]}, this rla-gym reads format {FORMAT}; {FIX}, or install the "
+            "rla-gym that it was made with"
+        )
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{path} must name a kind among {', '.join(KINDS)}, not {str(kind)[:60]!r}; {FIX}")
+    policy_class = KINDS[kind]
+    sizes = {name: config.pop(name, None) for name in policy_class.SIZES}
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        if config.pop("format", None) != FORMAT:
-            raise ValueError(
-                f"{folder} is a policy of another rla-gym; convert one of 0.1 by `rla-gym convert {folder} --out NEW`"
-            )
-        policy_class = KINDS[config["kind"]]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / CONFIG_FILE} is no JSON ({error}); train the policy again") from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG_FILE} must name a kind among {sorted(KINDS)}, got {error}") from error
+        check_sizes(sizes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {FIX}") from error
+    policy = module_with_weights(
+        lambda: policy_class(**sizes),
+        read_tensors(folder / WEIGHTS_FILE, fix=FIX),
+        source=f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}",
+        fix=FIX,
+    )
+    policy.facts, policy.source = config, str(path)
     try:
-        sizes = {name: int(config.pop(name)) for name in policy_class.SIZES}
-        policy = policy_class(**sizes)
-        policy.load_state_dict(load_safetensors((folder / WEIGHTS_FILE).read_bytes()))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: {WEIGHTS_FILE} and {CONFIG_FILE} do not fit ({error}); train it again") from error
-    policy.facts = {name: value for name, value in config.items() if name != "kind"}
+        policy.check_facts()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {FIX}") from error
     return policy.to(device).eval()
 
 
@@ -67,8 +83,3 @@ def load_clone(folder: str | Path, device: str | torch.device = "cpu") -> TokenP
     if not isinstance(clone, TokenPolicy):
         raise ValueError(f"{folder} is a {clone.kind!r} policy, which cannot learn; make one by `rla-gym agent bc`")
     return clone
-
-
-def world_reference(world: str) -> str:
-    """How a policy remembers its world: a bundled name as it is, a folder by its absolute path."""
-    return str(Path(world).resolve()) if Path(world).exists() else world

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from agents.policies.base import Policy
 from agents.policies.token_policy import TokenPolicy
 from rewards import SuccessDetector, VideoAlignedReward, make_reward
+from world_models.config import DynamicsName
+from world_models.dataclass_reader import check_ranges, read_dataclass
 from world_models.io import World, load_world
+
+MOST_IMAGINED = 2**16
+"""Most chunks, of all candidates together, that are imagined for one state."""
+
+
+@dataclass(frozen=True)
+class Planning:
+    """Settings of a planner that are no sizes; see :class:`agents.planner.PlannerConfig`."""
+
+    method: Literal["cem", "mppi"]
+    temperature: float
+    std: float
+    reward: Literal["progress", "success_probability"]
+    success_bonus: float
+    gamma: float
+    dynamics: DynamicsName
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, temperature=(1e-9, 1e9), std=(1e-9, 1e3), success_bonus=(-1e6, 1e6), gamma=(0.0, 1.0)
+        )  # fmt: skip
 
 
 class Planner(Policy):
@@ -45,12 +71,27 @@ class Planner(Policy):
         self.policy = TokenPolicy(num_tokens, channels, chunk_length, action_dim, width, queries)
         self._opened: tuple[World, SuccessDetector, VideoAlignedReward] | None = None
 
+    def check_facts(self) -> None:
+        super().check_facts()
+        fix = "make one by `rla-gym agent plan`"
+        planning = read_dataclass(Planning, self.facts.get("planning"), source="planning", fix=fix)
+        if planning.method == "cem" and not 2 <= self.elites <= self.candidates:
+            raise ValueError(f"elites must be from 2 to candidates={self.candidates}, got {self.elites}")
+        if self.planned > self.horizon:
+            raise ValueError(f"planned={self.planned} chunks are more than horizon={self.horizon}")
+        imagined = self.candidates * self.iterations * self.horizon
+        if imagined > MOST_IMAGINED:
+            raise ValueError(
+                f"candidates={self.candidates}, iterations={self.iterations} and horizon={self.horizon} make "
+                f"{imagined} chunks a state, more than {MOST_IMAGINED}"
+            )
+
     def forward(self, features: Tensor, step: Tensor | None = None) -> Tensor:
         batch, planning = len(features), self.facts["planning"]
         generator = torch.Generator().manual_seed(2 * self.seed)
         shape = (self.iterations, self.candidates, self.planned, 1, self.action_dim)
         # The same candidates for every state: a plan must not depend on the rest of the batch.
-        noise = torch.randn(shape, generator=generator).to(features.device)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(features.device)
         mean = features.new_zeros(batch, *shape[2:])
         std = torch.full_like(mean, planning["std"])
         for fresh in noise:
@@ -85,7 +126,8 @@ class Planner(Policy):
             noise = None
             if model.noise_shape is not None:
                 # The same noise for all candidates: their scores differ by their actions alone.
-                noise = torch.randn(1, *model.noise_shape, generator=generator).to(state.device)
+                shape = (1, *model.noise_shape)
+                noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(state.device)
                 noise = noise.expand(len(state), -1, -1)
             state, error, _ = model.predict(state, action.clamp(-1.0, 1.0), noise, None, error)
             success = detector.imagined_success(state, planning["dynamics"])

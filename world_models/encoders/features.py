@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from world_models.dataclass_reader import check_ranges
+from world_models.encoders.backbone import build_backbone, check_architecture, check_arguments, load_checkpoint
 from world_models.encoders.shipped_weights import SHIPPED, load_shipped_weights
 
 TOKEN_PIXELS = 16
 """Least side of a token of a convolutional backbone."""
+LARGEST_GRID = 256
+"""Most tokens a side of a frame."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,32 @@ class EncoderConfig:
 
     Attributes:
         backbone: any timm model name, for instance ``vit_small_patch14_dinov2.lvd142m``.
-        backbone_arguments: further arguments of ``timm.create_model``. Of a convolutional backbone the feature maps
-            ``out_indices`` (1 and 2 unless said otherwise: strides 4 and 8) are taken and folded into tokens of 16
-            pixels a side, or of the coarsest map's stride where that is larger. Later maps see the whole picture from
-            everywhere: every token would change when the arm moves, and a prediction would lose what lies still.
-        image_size: frames are resized to this many pixels a side before the backbone sees them.
-        pretrained: load timm's weights for the name, from its hub, the local cache, or the package that ships them.
-        checkpoint: load weights from this local file (safetensors or a state dict) instead.
+        backbone_arguments: sizes of the architecture, see :data:`world_models.encoders.backbone.ARGUMENTS`. Of a
+            convolutional backbone the feature maps ``out_indices`` (1 and 2 unless said otherwise: strides 4 and 8) are
+            taken and folded into tokens of 16 pixels a side, or of the coarsest map's stride where that is larger.
+            Later maps see the whole picture from everywhere: every token would change when the arm moves, and a
+            prediction would lose what lies still.
+        image_size: frames are resized to this many pixels a side before the backbone sees them, 8 to 2048.
+        pretrained: in a training, load timm's weights for the name, from its hub, the local cache, or the package that
+            ships them. In a world's config it says how the weights came about, and nothing is loaded by it.
+        checkpoint: the same of a local file (safetensors or a state dict), whose weights are loaded instead.
         channels: channels C of a token after the projection; None keeps the backbone's own.
+
+    Raises:
+        ValueError: a size is out of its range, or timm has no such backbone.
     """
 
     backbone: str = "tf_efficientnet_lite0"
-    backbone_arguments: dict[str, int | float | str | bool | list[int]] = field(default_factory=dict)
+    backbone_arguments: dict[str, int | float | bool | list[int]] = field(default_factory=dict)
     image_size: int = 128
     pretrained: bool = True
     checkpoint: str | None = None
     channels: int | None = 64
+
+    def __post_init__(self) -> None:
+        check_architecture(self.backbone)
+        check_arguments(self.backbone_arguments)
+        check_ranges(self, image_size=(8, 2048), channels=(1, 8192))
 
 
 class FeatureEncoder(nn.Module):
@@ -51,8 +63,8 @@ class FeatureEncoder(nn.Module):
         load_weights: False builds the structure alone, for weights that a world's own file brings.
 
     Raises:
-        ValueError: timm does not know the backbone, or the image size does not fit its patches.
-        FileNotFoundError: the checkpoint does not exist.
+        ValueError: the backbone does not take its arguments or the image size, or its weights cannot be loaded.
+        OSError: the checkpoint does not exist or cannot be read.
     """
 
     mean: Tensor
@@ -70,15 +82,34 @@ class FeatureEncoder(nn.Module):
         self.projection: nn.Module = nn.Identity()
         self.register_buffer("mean", torch.zeros(1))
         self.register_buffer("std", torch.ones(1))
-        with torch.no_grad():
-            tokens = self.backbone_tokens(torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8))
-        self.num_tokens, width = tokens.shape[1:]
+        self.num_tokens, width = self._shape()
         self.channels = config.channels or width
         if self.channels != width:
             self.projection = nn.Linear(width, self.channels)
         self.mean, self.std = torch.zeros(self.channels), torch.ones(self.channels)
         self.requires_grad_(False)
         self.eval()
+
+    def _shape(self) -> tuple[int, int]:
+        """Tokens L, and channels of each before the projection.
+
+        Raises:
+            ValueError: the backbone does not give tokens of a frame of this size.
+        """
+        size = self.config.image_size
+        try:
+            with torch.no_grad():
+                tokens = self.backbone_tokens(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        except (RuntimeError, ValueError, AssertionError, IndexError, ArithmeticError) as error:
+            raise ValueError(
+                f"backbone {self.config.backbone!r} does not take frames of {size} pixels: {error}"
+            ) from error
+        if tokens.ndim != 3 or not 1 <= tokens.shape[1] <= LARGEST_GRID**2:
+            raise ValueError(
+                f"backbone {self.config.backbone!r} makes {tuple(tokens.shape)} of a frame of {size} pixels, not 1 to "
+                f"{LARGEST_GRID**2} tokens; give another backbone or image_size"
+            )
+        return tokens.shape[1], tokens.shape[2]
 
     def train(self, mode: bool = True) -> FeatureEncoder:
         """Stay in evaluation mode: the features are frozen, statistics of batch norms included."""
@@ -160,29 +191,15 @@ def fold_maps(maps: list[Tensor], largest_grid: int) -> Tensor:
 
 
 def _create_backbone(config: EncoderConfig, load_weights: bool) -> nn.Module:
-    if not timm.is_model(config.backbone.split(".")[0]):
-        close = ", ".join(timm.list_models(f"*{config.backbone.split('_')[0]}*")[:5])
-        raise ValueError(f"timm has no backbone {config.backbone!r}; see timm.list_models(), for instance {close}")
-    if load_weights and config.checkpoint is not None and not Path(config.checkpoint).is_file():
-        raise FileNotFoundError(f"encoder checkpoint {config.checkpoint} does not exist; give a local weights file")
-    arguments: dict[str, Any] = dict(config.backbone_arguments)
-    with torch.device("meta"):
-        transformer = hasattr(timm.create_model(config.backbone, num_classes=0), "patch_embed")
-    if transformer:
-        arguments |= {"num_classes": 0, "img_size": config.image_size}
-    else:
-        arguments = {"features_only": True, "out_indices": [1, 2], **arguments}
     shipped = config.pretrained and config.checkpoint is None and config.backbone in SHIPPED
-    if load_weights and not shipped:
-        arguments["pretrained"] = config.pretrained or config.checkpoint is not None
-        if config.checkpoint is not None:
-            # As timm's own weights are read: a classifier is left out, position embeddings are resized.
-            arguments["pretrained_cfg_overlay"] = {"file": config.checkpoint}
-    backbone = timm.create_model(config.backbone, **arguments)
-    if load_weights and shipped:
+    by_name = load_weights and config.pretrained and config.checkpoint is None and not shipped
+    backbone = build_backbone(config.backbone, config.backbone_arguments, config.image_size, pretrained=by_name)
+    if load_weights and config.checkpoint is not None:
+        load_checkpoint(config.checkpoint, config.backbone, backbone)
+    elif load_weights and shipped:
         load_shipped_weights(config.backbone, backbone)
     _drop_unused_blocks(backbone)
-    return backbone.eval()
+    return backbone
 
 
 def _drop_unused_blocks(backbone: nn.Module) -> None:

@@ -8,12 +8,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from world_models.dataclass_reader import check_ranges
+
 
 @dataclass(frozen=True)
 class RGBDecoderConfig:
-    """Sizes of the decoder: channels at the token grid; they halve with every doubling of the resolution."""
+    """Sizes of the decoder.
+
+    Attributes:
+        width: channels at the token grid, 1 to 4096; they halve with every doubling of the resolution.
+
+    Raises:
+        ValueError: the width is out of its range.
+    """
 
     width: int = 192
+
+    def __post_init__(self) -> None:
+        check_ranges(self, width=(1, 4096))
 
 
 class RGBDecoder(nn.Module):
@@ -28,6 +40,9 @@ class RGBDecoder(nn.Module):
         channels: channels C of a token.
         image_size: side of the image in pixels; images are made at the next power-of-two multiple of the grid and, if
             that is larger, resized.
+
+    Raises:
+        ValueError: the sizes do not go together.
     """
 
     def __init__(self, config: RGBDecoderConfig, num_tokens: int, channels: int, image_size: int) -> None:
@@ -46,6 +61,11 @@ class RGBDecoder(nn.Module):
         # The last doublings are one pixel shuffle: convolutions at full resolution cost most and add least.
         shuffle = min(4, factor)
         while factor > shuffle:
+            if width % 2:
+                raise ValueError(
+                    f"width {config.width} of the RGB decoder cannot be halved as often as {self.grid} x {self.grid} "
+                    f"tokens are doubled to {image_size} pixels; take a multiple of a larger power of two"
+                )
             layers += [nn.Conv2d(width, width * 2, 3, padding=1), nn.PixelShuffle(2), nn.SiLU()]
             width //= 2
             factor //= 2
@@ -68,7 +88,7 @@ class RGBDecoder(nn.Module):
             image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         return image
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def to_rgb(self, features: Tensor) -> Tensor:
         """Features ``(B, L, C)`` to uint8 images ``(B, H, W, 3)``."""
         image = self(features).clamp(0, 1).mul(255).round().to(torch.uint8)

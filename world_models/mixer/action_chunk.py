@@ -50,7 +50,9 @@ class ActionChunkEncoder(nn.Module):
             self.hand_attention = HandAttention(num_tokens, channels, waves + width, width)
             self.contact_change = zero_linear(width, size)
             self.waves = nn.Sequential(nn.Linear(waves + width, width), nn.SiLU(), nn.Linear(width, width))
-            self.register_buffer("frequencies", 2.0 ** torch.arange(octaves), persistent=False)
+            # On the CPU also where only a structure is built: no file holds it.
+            frequencies = 2.0 ** torch.arange(octaves, dtype=torch.float32, device="cpu")
+            self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(
         self,

@@ -39,6 +39,7 @@ class ResidualFlowWorldModel(MixerWorldModel):
 
     name = "residual_flow"
     config_type = ResidualFlowConfig
+    parts = (*MixerWorldModel.parts, "latent_projection", "residual_flow")
     stochastic = True
 
     def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
@@ -70,6 +71,7 @@ class RegressionWorldModel(MixerWorldModel):
 
     name = "regression"
     config_type = RegressionConfig
+    parts = (*MixerWorldModel.parts, "regression")
 
     def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
         super().__init__(config, encoder, rgb_decoder)

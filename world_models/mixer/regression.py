@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from world_models.dataclass_reader import check_ranges
 from world_models.encoders.proprioception import tile, untile
 from world_models.heads.expected_error import ExpectedErrorHead
 from world_models.layers.linear import zero_linear
@@ -18,11 +19,23 @@ from world_models.mixer.blocks import Mixer, Mixing
 
 @dataclass(frozen=True)
 class RegressionConfig:
-    """Sizes of the regression model: width and number of its mixer blocks, and how tokens see each other in them."""
+    """Sizes of the regression model.
+
+    Attributes:
+        width: channels inside, 2 to 8192.
+        depth: mixer blocks, 1 to 128.
+        mixing: how tokens see each other in them.
+
+    Raises:
+        ValueError: a size is out of its range.
+    """
 
     width: int = 160
     depth: int = 6
     mixing: Mixing = "positions"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, width=(2, 8192), depth=(1, 128))
 
 
 class ResidualPrediction(NamedTuple):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from world_models.dataclass_reader import check_ranges
 from world_models.layers.linear import zero_linear
 from world_models.layers.samplers import euler
 from world_models.mixer.blocks import Mixer, Mixing
@@ -29,14 +30,17 @@ class ResidualFlowConfig:
     """Sizes of the base predictor and of the flow on its residual.
 
     Attributes:
-        width: channels inside both.
-        base_depth: blocks of the base predictor, over the tokens of the state, run once per prediction.
-        flow_depth: blocks of the flow, over the latent tokens, run once per solver step.
+        width: channels inside both, an even number from 2 to 8192.
+        base_depth: blocks of the base predictor, over the tokens of the state, run once per prediction; 1 to 128.
+        flow_depth: blocks of the flow, over the latent tokens, run once per solver step; 1 to 128.
         mixing: how tokens see each other in the base predictor; the flow has few tokens and mixes positions.
-        solver_steps: Euler steps of a prediction when the caller names none.
-        latents: number n of latent tokens.
-        latent_dim: channels d of a latent token.
+        solver_steps: Euler steps of a prediction when the caller names none, 1 to 256.
+        latents: number n of latent tokens, 1 to 4096.
+        latent_dim: channels d of a latent token, 1 to 4096.
         horizon: largest number of frames between the two states of a pair that the components are fitted to.
+
+    Raises:
+        ValueError: a size is out of its range.
     """
 
     width: int = 160
@@ -47,6 +51,14 @@ class ResidualFlowConfig:
     latents: int = 32
     latent_dim: int = 32
     horizon: int = 12
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, width=(2, 8192), base_depth=(1, 128), flow_depth=(1, 128), solver_steps=(1, 256), latents=(1, 4096),
+            latent_dim=(1, 4096), horizon=(1, 10_000),
+        )  # fmt: skip
+        if self.width % 2:
+            raise ValueError(f"width={self.width} must be even: half of the flow time's embedding are cosines")
 
 
 class ResidualFlow(nn.Module):
@@ -138,6 +150,7 @@ class ResidualFlow(nn.Module):
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding ``(B, W)`` of a flow time ``(B,)`` in [0, 1]."""
-    frequencies = torch.exp(torch.arange(width // 2, device=time.device) * (-math.log(1000.0) / (width // 2)))
+    steps = torch.arange(width // 2, device=time.device, dtype=torch.float32)
+    frequencies = torch.exp(steps * (-math.log(1000.0) / (width // 2)))
     angles = time[:, None] * 1000.0 * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from world_models.dataclass_reader import check_ranges
 from world_models.layers.linear import zero_linear
 from world_models.rla_wm.blocks import Transformer, learned_tokens
 
@@ -19,12 +20,15 @@ class RLAConfig:
     """Sizes of the autoencoder.
 
     Attributes:
-        latents: number n of latent tokens.
-        latent_dim: channels d of a latent token.
-        width: channels inside.
-        depth: blocks of the encoder, and of the decoder.
-        heads: attention heads.
+        latents: number n of latent tokens, 1 to 4096.
+        latent_dim: channels d of a latent token, 1 to 4096.
+        width: channels inside, 2 to 8192.
+        depth: blocks of the encoder, and of the decoder, 1 to 128.
+        heads: attention heads, 1 to 256.
         horizon: largest number of frames h between the two states of a training pair; the smallest is 2.
+
+    Raises:
+        ValueError: a size is out of its range.
     """
 
     latents: int = 16
@@ -33,6 +37,12 @@ class RLAConfig:
     depth: int = 4
     heads: int = 4
     horizon: int = 16
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, latents=(1, 4096), latent_dim=(1, 4096), width=(2, 8192), depth=(1, 128), heads=(1, 256),
+            horizon=(2, 10_000),
+        )  # fmt: skip
 
 
 class RLAutoencoder(nn.Module):

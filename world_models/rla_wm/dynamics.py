@@ -34,6 +34,7 @@ class RLAWorldModel(WorldModel):
 
     name = "rla_wm"
     config_type = RLAWMConfig
+    parts = (*WorldModel.parts, "rla", "latent_flow", "error_head")
     stochastic = True
 
     def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:

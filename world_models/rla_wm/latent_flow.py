@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from world_models.dataclass_reader import check_ranges
 from world_models.layers.linear import zero_linear
 from world_models.layers.samplers import euler
 from world_models.rla_wm.blocks import Context, Transformer, learned_tokens
@@ -24,11 +25,14 @@ class LatentFlowConfig:
     """Sizes of the flow.
 
     Attributes:
-        width: channels inside both stages.
-        state_depth: blocks of stage 1.
-        flow_depth: blocks of stage 2.
-        heads: attention heads.
-        solver_steps: Euler steps of a prediction when the caller names none.
+        width: channels inside both stages, an even number from 2 to 8192.
+        state_depth: blocks of stage 1, 1 to 128.
+        flow_depth: blocks of stage 2, 1 to 128.
+        heads: attention heads, 1 to 256.
+        solver_steps: Euler steps of a prediction when the caller names none, 1 to 256.
+
+    Raises:
+        ValueError: a size is out of its range.
     """
 
     width: int = 128
@@ -36,6 +40,13 @@ class LatentFlowConfig:
     flow_depth: int = 4
     heads: int = 4
     solver_steps: int = 4
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, width=(2, 8192), state_depth=(1, 128), flow_depth=(1, 128), heads=(1, 256), solver_steps=(1, 256)
+        )
+        if self.width % 2:
+            raise ValueError(f"width={self.width} must be even: half of the flow time's embedding are cosines")
 
 
 class ChunkEmbedding(nn.Module):
@@ -151,6 +162,7 @@ class LatentFlow(nn.Module):
 
 def time_embedding(time: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding ``(B, W)`` of a flow time ``(B,)`` in [0, 1]."""
-    frequencies = torch.exp(torch.arange(width // 2, device=time.device) * (-math.log(1000.0) / (width // 2)))
+    steps = torch.arange(width // 2, device=time.device, dtype=torch.float32)
+    frequencies = torch.exp(steps * (-math.log(1000.0) / (width // 2)))
     angles = time[:, None] * 1000.0 * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from world_models.files import save_tensors
+from world_models.dataclass_reader import check_ranges, read_dataclass
+from world_models.files import check_tensors, json_text, parse_json, read_metadata, read_tensors, save_tensors
 from world_models.training.weight_average import WeightAverage
+
+FIX = "delete it to train this stage anew"
+"""What is left to do about a damaged stage."""
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -21,11 +26,26 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{name}": torch.as_tensor(value) for index, row in state.items() for name, value in row.items()}
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimiser of the same parameters the state that :func:`optimiser_tensors` took."""
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], *, source: str, fix: str
+) -> None:
+    """Give an optimiser of the same parameters the state that :func:`optimiser_tensors` took.
+
+    Raises:
+        ValueError: the tensors, of the file ``source``, are no such state; the message ends with ``fix``.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    split = [(*key.partition(".")[::2], value) for key, value in tensors.items()]
+    names = {name for _, name, _ in split}
+    expected = {
+        f"{index}.{name}": torch.empty(() if name == "step" else parameter.shape, device="meta", dtype=torch.float32)
+        for index, parameter in enumerate(parameters)
+        if any(f"{index}.{name}" in tensors for name in names)
+        for name in names
+    }
+    check_tensors(tensors, expected, source=source, fix=fix, exact=True)
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
+    for index, name, value in split:
         state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
@@ -37,6 +57,18 @@ class Progress:
     iteration: int
     seconds: float
     metrics: dict[str, float]
+
+
+@dataclass
+class _Saved:
+    """The same as JSON keeps it."""
+
+    iteration: int
+    seconds: float
+    metrics: dict[str, float | None]
+
+    def __post_init__(self) -> None:
+        check_ranges(self, iteration=(0, 10**12), seconds=(0, 1e12))
 
 
 class StageCheckpoint:
@@ -60,33 +92,43 @@ class StageCheckpoint:
         if optimiser is not None:
             tensors |= {f"module.{key}": tensor for key, tensor in module.state_dict().items()}
             tensors |= {f"optimiser.{key}": tensor for key, tensor in optimiser_tensors(optimiser).items()}
-        metadata = {"identity": self._identity, "state": json.dumps(vars(progress))}
+        metadata = {"identity": self._identity, "state": json_text(vars(progress))}
         save_tensors(self._path, tensors, metadata)
 
     def restore(self, module: nn.Module, average: WeightAverage, optimiser: torch.optim.Optimizer) -> Progress:
         """Give module, average and optimiser what the file holds; nothing happens where there is no file.
 
         Raises:
-            ValueError: the file is of another identity.
+            OSError: the file cannot be read.
+            ValueError: it is of another identity, or damaged.
         """
-        if not self._path.is_file():
+        path = self._path
+        if not path.is_file():
             return Progress(0, 0.0, {})
-        with safe_open(self._path, "pt") as file:
-            metadata = file.metadata()
-            if metadata["identity"] != self._identity:
-                raise ValueError(
-                    f"{self._path} was trained with other settings or on other data than this run asks for, or with "
-                    "batches in another number of parts (micro_batches, or processes where these are more); choose "
-                    f"another --out, or delete that file to train the stage {self._name} anew"
-                )
-            progress = Progress(**json.loads(metadata["state"]))
-            groups: dict[str, dict[str, Tensor]] = {"average": {}, "module": {}, "optimiser": {}}
-            for key in file.keys():
-                group, rest = key.split(".", 1)
-                groups[group][rest] = file.get_tensor(key)
-        for key, tensor in groups["average"].items():
-            average.tensors[key].copy_(tensor)
-        if groups["module"]:
-            module.load_state_dict(groups["module"])
-            restore_optimiser(optimiser, groups["optimiser"])
-        return progress
+        metadata = read_metadata(path, fix=FIX)
+        if "identity" not in metadata or "state" not in metadata:
+            raise ValueError(f"{path} says neither of what stage it is nor how far it came; {FIX}")
+        if metadata["identity"] != self._identity:
+            raise ValueError(
+                f"{path} was trained with other settings or on other data than this run asks for, or with "
+                "batches in another number of parts (micro_batches, or processes where these are more); choose "
+                f"another --out, or delete that file to train the stage {self._name} anew"
+            )
+        saved = read_dataclass(
+            _Saved, parse_json(metadata["state"], source=str(path), fix=FIX), source=str(path), fix=FIX
+        )
+        tensors = read_tensors(path, fix=FIX)
+        optimised = {name: tensor for name, tensor in tensors.items() if name.startswith("optimiser.")}
+        expected = {f"average.{name}": tensor for name, tensor in average.tensors.items()} | optimised
+        finished = not optimised and not any(name.startswith("module.") for name in tensors)
+        if not finished:
+            expected |= {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+        check_tensors(tensors, expected, source=str(path), fix=FIX, exact=True)
+        if not finished:
+            state = {name.removeprefix("optimiser."): tensor for name, tensor in optimised.items()}
+            restore_optimiser(optimiser, state, source=str(path), fix=FIX)
+            module.load_state_dict({name: tensors[f"module.{name}"] for name in module.state_dict()})
+        for name, tensor in average.tensors.items():
+            tensor.copy_(tensors[f"average.{name}"])
+        metrics = {name: math.nan if value is None else value for name, value in saved.metrics.items()}
+        return Progress(saved.iteration, saved.seconds, metrics)

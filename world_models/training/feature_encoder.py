@@ -19,15 +19,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from world_models.data.array_file import ArrayFile
+from world_models.disk_space import OUT_OPTION
 from world_models.distributed.processes import launched
 from world_models.encoders.features import EncoderConfig, FeatureEncoder
-from world_models.files import save_tensors
+from world_models.file_lock import only_maker
+from world_models.files import check_tensors, read_tensors, save_tensors
+from world_models.training.checkpoint import FIX
 from world_models.training.optimisation import OptimisationConfig, Scalars, optimise
+
+TARGET_BATCH = 64
+"""Frames that the teacher sees at once."""
 
 
 @dataclass(frozen=True)
@@ -230,29 +235,43 @@ def _teacher(
     """The pretrained network that gives the targets, and what it is called in the names of files."""
     if frozen:
         return encoder.backbone_tokens, encoder.fingerprint()
+    teacher = FeatureEncoder(teacher_config(config, encoder))
     grid = round(encoder.num_tokens**0.5)
+    return teacher.to(encoder.pixel_mean.device).backbone_tokens, f"{config.teacher}-{grid}"
+
+
+def teacher_config(config: DistillationConfig, student: FeatureEncoder) -> EncoderConfig:
+    """The pretrained network that gives a fresh student its targets, one for each of its tokens."""
     # At 16 pixels a token its coarsest map has one cell per token.
     maps: dict[str, Any] = {"out_indices": [2, 3]}
-    teacher = FeatureEncoder(EncoderConfig(config.teacher, maps, 16 * grid, pretrained=True, channels=None))
-    return teacher.to(encoder.pixel_mean.device).backbone_tokens, f"{config.teacher}-{grid}"
+    size = 16 * round(student.num_tokens**0.5)
+    return EncoderConfig(config.teacher, maps, size, pretrained=True, channels=None)
 
 
 def _restore_statistics(encoder: FeatureEncoder, pixels: Tensor, folder: Path, device: torch.device | str) -> None:
     """Token statistics, computed once per encoder: another machine's rounding would make it another encoder."""
     path = folder / f"statistics-{encoder.fingerprint()}.safetensors"
-    if path.is_file():
-        encoder.load_state_dict(load_file(path, device=str(device)), strict=False)
-        return
-    encoder.fit_statistics(_batches(pixels, device))
-    save_tensors(path, {"mean": encoder.mean, "std": encoder.std})
+    with only_maker(path):
+        if path.is_file():
+            statistics = read_tensors(path, fix=FIX)
+            expected = {"mean": encoder.mean, "std": encoder.std}
+            check_tensors(statistics, expected, source=str(path), fix=FIX, exact=True)
+            encoder.load_state_dict(statistics, strict=False)
+            return
+        encoder.fit_statistics(_batches(pixels, device))
+        save_tensors(path, {"mean": encoder.mean, "std": encoder.std})
 
 
 def _pairs(offsets: np.ndarray, episodes: np.ndarray, config: DistillationConfig) -> np.ndarray:
-    """Frames ``(M, 2)``: starts on the stride, shifted from episode to episode, and the frames a horizon later."""
+    """Frames ``(M, 2)``: starts on the stride, shifted from episode to episode, and the frames a horizon later.
+
+    An episode longer than the horizon has at least one; a shorter one has none.
+    """
     starts = []
     for index in episodes:
-        first, last = int(offsets[index]), int(offsets[index + 1])
-        starts.append(np.arange(first + int(index) % config.frame_stride, last - config.horizon, config.frame_stride))
+        first, last = int(offsets[index]), int(offsets[index + 1]) - config.horizon
+        shift = int(index) % max(1, min(config.frame_stride, last - first))
+        starts.append(np.arange(first + shift, last, config.frame_stride))
     joined = np.concatenate(starts)
     return np.stack([joined, joined + config.horizon], axis=1)
 
@@ -274,17 +293,14 @@ def _batches(pixels: Tensor, device: torch.device | str, count: int = 2000) -> I
 def _teacher_targets(
     teacher: Callable[[Tensor], Tensor], pixels: Tensor, path: Path, device: torch.device | str
 ) -> np.ndarray:
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(pixels), *teacher(pixels[:1].to(device)).shape[1:])
-        partial = path.with_suffix(".partial")
-        array = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-        for start in tqdm(range(0, len(pixels), 64), desc="teacher features", unit="batch"):
-            array[start : start + 64] = teacher(pixels[start : start + 64].to(device)).cpu().half().numpy()
-        array.flush()
-        del array
-        partial.replace(path)
-    return np.load(path, mmap_mode="c")
+    offsets = np.append(np.arange(0, len(pixels), TARGET_BATCH), len(pixels))
+    row_shape = tuple(teacher(pixels[:1].to(device)).shape[1:])
+
+    def targets(first: int) -> Iterator[np.ndarray]:
+        for batch in pixels[offsets[first] :].split(TARGET_BATCH):
+            yield teacher(batch.to(device)).cpu().half().numpy()
+
+    return ArrayFile(path, offsets, row_shape, np.float16, OUT_OPTION).fill(targets, "teacher features", "frame")
 
 
 def _channel_statistics(targets: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from world_models.config import FIX
+from world_models.files import read_json, save_text
 from world_models.io import dynamics_in, read_config
 
 
@@ -20,10 +21,24 @@ def write_model_card(folder: Path, fidelity_metrics: Sequence[str] = ()) -> None
         folder: the world's.
         fidelity_metrics: names of metrics in ``fidelity.json`` (rows of the fidelity benchmark) that the card shows,
             those of every horizon first, then rates after the last chunk; none leaves fidelity out.
+
+    Raises:
+        OSError: one of these files is missing or cannot be read.
+        ValueError: one of them is damaged.
     """
     folder = Path(folder)
+    try:
+        text = _card(folder, fidelity_metrics)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{folder}: training.json, success.json or fidelity.json lacks what a card shows ({error!r}); {FIX}"
+        ) from error
+    save_text(folder / "README.md", text)
+
+
+def _card(folder: Path, fidelity_metrics: Sequence[str]) -> str:
     config = read_config(folder)
-    facts = json.loads((folder / "training.json").read_text())
+    facts: dict[str, Any] = read_json(folder / "training.json", fix=FIX)
     data = facts["data"]
     kinds = ", ".join(f"{count} {kind}" for kind, count in data["kinds"].items())
     splits = ", ".join(f"{count} {split}" for split, count in data["splits"].items())
@@ -40,7 +55,7 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
 - **Dynamics**: {", ".join(f"`{name}`" for name in config.dynamics)}. `residual_flow` is a mixer regression with a flow
   on what it leaves; with one solver step it is nearly deterministic. `regression` is the mixer alone.
 - **Actions**: {", ".join(config.action_names)}, each in [-1, 1]; chunks of up to {config.chunk_length} steps at
-  {config.fps} Hz.
+  {config.fps:g} Hz.
 - **Data**: {data["episodes"]} episodes, {data["frames"]} frames ({kinds}), {data["successful"]} successful; split by
   episode ({splits}). Of the simulator's state, training used one bit an episode: whether its last frame is a success.
 - **Hardware**: {facts["hardware"]}.
@@ -54,17 +69,16 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
 """
     ]
     if (folder / "success.json").is_file():
-        metrics = json.loads((folder / "success.json").read_text())["metrics"]
+        detector: dict[str, Any] = read_json(folder / "success.json", fix=FIX)
+        metrics = detector["metrics"]
         parts.append(
             f"**Success detector**, from episode labels, on {metrics['calibrated_on']} episodes: balanced accuracy "
             f"{metrics['balanced_accuracy']:.3f} over labelled frames.{_imagined_success(metrics)}\n"
         )
     if fidelity_metrics:
-        rows = json.loads((folder / "fidelity.json").read_text())
+        rows = read_json(folder / "fidelity.json", list, fix=FIX)
         parts.append(_fidelity(rows, fidelity_metrics, (*dynamics_in(folder), "persistence")))
-    temporary = folder / ".README.md.tmp"
-    temporary.write_text("\n".join(parts))
-    temporary.replace(folder / "README.md")
+    return "\n".join(parts)
 
 
 def _imagined_success(metrics: dict[str, Any]) -> str:

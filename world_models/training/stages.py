@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
 from world_models.base import WorldModel
 from world_models.data.windows import Windows
 from world_models.distributed.processes import launched
-from world_models.files import save_tensors, weights_digest
+from world_models.file_lock import only_maker
+from world_models.files import check_tensors, read_metadata, read_tensors, save_tensors, weights_digest
 from world_models.heads.rgb_decoder import RGBDecoder
 from world_models.mixer.dynamics import MixerWorldModel, RegressionWorldModel, ResidualFlowWorldModel
 from world_models.mixer.latent_projection import LatentProjection
 from world_models.open_loop import open_loop, roll_out
+from world_models.training.checkpoint import FIX
 from world_models.training.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.training.training_data import TrainingData
 
@@ -49,24 +50,25 @@ def fit_projection(
         ``token_l1_vs_persistence``: what is lost of changes over a chunk of validation episodes.
 
     Raises:
-        ValueError: the folder holds components of another key.
+        ValueError: the folder holds components of another key, or a damaged file of them.
     """
     path = Path(folder) / "latent_projection.safetensors"
     identity = json.dumps({**key, "horizon": horizon, "shape": projection.latent_shape}, sort_keys=True, default=str)
-    with launched(data.actions.device.type).main_first():
+    with launched(data.actions.device.type).main_first(), only_maker(path):
         if not path.is_file():
             generator = torch.Generator().manual_seed(0)
             states, later, _, _ = data.train.sample(COMPONENT_PAIRS, horizon, generator)
             projection.fit(later - states)
             save_tensors(path, {"components": projection.components}, {"identity": identity})
             del states, later
-    with safe_open(path, "pt") as file:
-        if file.metadata()["identity"] != identity:
+        if read_metadata(path, fix=FIX).get("identity") != identity:
             raise ValueError(
                 f"{path} was computed with other settings or on other data than this run asks for; choose another "
                 "--out, or delete that file to compute it anew"
             )
-        projection.components.copy_(file.get_tensor("components"))
+        tensors = read_tensors(path, fix=FIX)
+        check_tensors(tensors, {"components": projection.components}, source=str(path), fix=FIX, exact=True)
+        projection.components.copy_(tensors["components"])
     states, later, _ = full_windows(data.validation, 512, min(8, horizon))
     reached = states + projection.decode(projection.encode(states, later))
     return {"token_l1_vs_persistence": relative_l1(reached, states, later)}
