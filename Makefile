@@ -13,7 +13,7 @@ MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 STACKING := --placement standard
 OF_ALL_KINDS := --expert 0.3 --noisy 0.15 --near-miss 0.3 --play 0.1 --grasp 0.08 --hasty-grasp 0.07
 
-.PHONY: setup gl demo world world-stack world-seeds world-gpu world-rla-wm world-paper ablation encoders test lint clean
+.PHONY: setup gl demo world world-stack world-seeds world-gpu world-rla-wm world-paper ablation encoders test fuzz lint clean
 
 setup: gl
 	$(PYTHON) -m venv $(VENV)
@@ -194,6 +194,10 @@ runs/ablation_weak_%/policy.safetensors:
 
 test:
 	$(BIN)/python -m pytest
+
+# Damaged and hostile inputs, and what becomes of each (docs/robustness.md); a sample of it is part of `make test`.
+fuzz:
+	$(BIN)/python -m tests.fuzz --mutations 1200 --workers 2 --out runs/fuzz.json
 
 lint:
 	$(BIN)/ruff check .
