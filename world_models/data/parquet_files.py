@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from world_models.files import check_regular
 
-FIX = "fetch or collect the dataset again"
+FIX = "fetch or collect it again"
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None, first: int = 0, length: int | None = None) -> pa.Table:
