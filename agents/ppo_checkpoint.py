@@ -81,7 +81,7 @@ def _check_same_run(settings: dict[str, Any], saved: dict[str, Any], checkpoint:
         if name not in FREE and (name not in saved or saved[name] != value)
     }
     if changed:
-        listed = ", ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
+        listed = ", ".join(f"{name} was {old!r:.80}, is {new!r:.80}" for name, (old, new) in changed.items())
         raise ValueError(
             f"{checkpoint} is of another run: {listed}; use the same settings, --overwrite or another --out"
         )

@@ -34,10 +34,10 @@ class DetectorConfig:
     metrics: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        check_ranges(self, num_tokens=(1, 65_537), channels=(1, 8192), num_queries=(1, 1024), threshold=(0, 1))
+        check_ranges(self, num_tokens=(1, 65_537), channels=(1, 8192), num_queries=(1, 1024), threshold=(1e-6, 1))
         for name, threshold in self.imagined_thresholds.items():
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"imagined_thresholds.{name[:40]}={threshold} must be between 0 and 1")
+            if not 1e-6 <= threshold <= 1:  # from 0 on, everything would be a success
+                raise ValueError(f"imagined_thresholds.{name[:40]}={threshold} must be between 1e-06 and 1")
 
 
 class SuccessDetector(nn.Module):

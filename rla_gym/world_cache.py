@@ -119,5 +119,5 @@ def _acquire(key: Key, load: Callable[[], Any]) -> tuple[Key, Any]:
 
 
 def _identity(folder: Path) -> Key:
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    files = sorted(path for kind in ("*.json", "*.safetensors") for path in folder.glob(kind) if path.is_file())
     return (str(folder.resolve()), *((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files))

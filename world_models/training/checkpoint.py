@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ class StageCheckpoint:
             ValueError: it is of another identity, or damaged.
         """
         path = self._path
-        if not path.is_file():
+        if not os.path.lexists(path):  # a folder or a broken link in its place is refused below
             return Progress(0, 0.0, {})
         metadata = read_metadata(path, fix=FIX)
         if "identity" not in metadata or "state" not in metadata:

@@ -12,6 +12,7 @@ never from simulator states:
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,7 +253,7 @@ def _restore_statistics(encoder: FeatureEncoder, pixels: Tensor, folder: Path, d
     """Token statistics, computed once per encoder: another machine's rounding would make it another encoder."""
     path = folder / f"statistics-{encoder.fingerprint()}.safetensors"
     with only_maker(path):
-        if path.is_file():
+        if os.path.lexists(path):
             statistics = read_tensors(path, fix=FIX)
             expected = {"mean": encoder.mean, "std": encoder.std}
             check_tensors(statistics, expected, source=str(path), fix=FIX, exact=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def fit_projection(
     path = Path(folder) / "latent_projection.safetensors"
     identity = json.dumps({**key, "horizon": horizon, "shape": projection.latent_shape}, sort_keys=True, default=str)
     with launched(data.actions.device.type).main_first(), only_maker(path):
-        if not path.is_file():
+        if not os.path.lexists(path):
             generator = torch.Generator().manual_seed(0)
             states, later, _, _ = data.train.sample(COMPONENT_PAIRS, horizon, generator)
             projection.fit(later - states)
