@@ -64,7 +64,7 @@ def test_training_goes_on_from_a_world_and_leaves_stages_of_no_iterations_alone(
     for name, value, fix in (
         ("task", "Stack", "--task Lift"),
         ("proprioception", False, "train anew"),
-        ("dynamics", ("residual_flow", "regression"), "--dynamics residual_flow"),
+        ("dynamics", ("regression",), "--dynamics residual_flow"),
     ):
         with pytest.raises(ValueError, match=fix):
             train(replace(later, out=tmp_path / "refused", **{name: value}))

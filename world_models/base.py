@@ -46,6 +46,7 @@ class WorldModel(nn.Module):
         name: of the dynamics, and of the submodule that holds their weights.
         config_type: dataclass of their config.
         parts: names of the submodules, which a world's weights are stored by.
+        requires: names of other dynamics of the world, whose weights it uses.
         stochastic: whether two predictions of the same chunk may differ, by their noise.
         num_tokens: tokens L of a state.
         channels: channels C of a token.
@@ -59,14 +60,16 @@ class WorldModel(nn.Module):
     name: ClassVar[str]
     config_type: ClassVar[type]
     parts: ClassVar[tuple[str, ...]] = ("encoder", "rgb_decoder")
+    requires: ClassVar[tuple[str, ...]] = ()
     stochastic: ClassVar[bool] = False
     prediction_noise: tuple[int, int] | None = None
     """Shape (n, d) of the noise of a prediction; None for a deterministic model."""
 
     def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
         super().__init__()
-        if self.name not in config.dynamics:
-            raise ValueError(f"the world's config has no dynamics {self.name!r}; train them first")
+        for name in (self.name, *self.requires):
+            if name not in config.dynamics:
+                raise ValueError(f"the world's config has no dynamics {name!r}; train them first")
         self.config = config
         self.encoder = encoder
         self.num_tokens, self.channels = encoder.num_tokens, encoder.channels

@@ -12,7 +12,7 @@ from world_models.encoders.features import EncoderConfig
 from world_models.heads.rgb_decoder import RGBDecoderConfig
 
 FORMAT = 6
-DynamicsName = Literal["residual_flow", "regression", "rla_wm"]
+DynamicsName = Literal["residual_flow", "regression", "score_sampler", "rla_wm"]
 """What a world's dynamics are called; :data:`world_models.io.DYNAMICS` has their classes."""
 FIX = "train the world anew, or fetch it again"
 """What is left to do about a damaged world."""

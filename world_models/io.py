@@ -15,14 +15,14 @@ from world_models.data.demonstrations import DEMONSTRATIONS_FILE, Demonstrations
 from world_models.encoders.state import StateEncoder
 from world_models.files import read_json, read_tensors, save_json, save_tensors
 from world_models.layers.structure import module_with_weights
-from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
+from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel, ScoreSamplerWorldModel
 from world_models.rla_wm.dynamics import RLAWorldModel
 from world_models.world_names import CONFIG_FILE, WEIGHTS_FILE, world_folder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What :meth:`world_models.base.WorldModel.use_precision` may be asked for."""
 DYNAMICS: dict[str, type[WorldModel]] = {
-    model.name: model for model in (ResidualFlowWorldModel, RegressionWorldModel, RLAWorldModel)
+    model.name: model for model in (ResidualFlowWorldModel, RegressionWorldModel, ScoreSamplerWorldModel, RLAWorldModel)
 }
 
 

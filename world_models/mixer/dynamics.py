@@ -1,4 +1,4 @@
-"""The mixer's two dynamics as world models: the regression, and the regression with a flow on its residual."""
+"""The mixer's dynamics as world models: the regression, a flow on what that leaves, and a sampler around it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from world_models.mixer.blocks import Mixer
 from world_models.mixer.latent_projection import LatentProjection
 from world_models.mixer.regression import MixerRegression, RegressionConfig
 from world_models.mixer.residual_flow import ResidualFlow, ResidualFlowConfig
+from world_models.mixer.score_sampler import ScoreSampler, ScoreSamplerConfig
 
 
 class MixerWorldModel(WorldModel):
@@ -89,3 +90,39 @@ class RegressionWorldModel(MixerWorldModel):
         predicted = self.regression(features, actions, error=error)
         reached = features + predicted.residual.float()
         return Prediction(reached, predicted.error, self.regression.expected_error.uncertainty(predicted.error))
+
+
+class ScoreSamplerWorldModel(MixerWorldModel):
+    """The world's regression, and a sampler of what it cannot know: one pass, trained by a proper score."""
+
+    name = "score_sampler"
+    config_type = ScoreSamplerConfig
+    parts = (*MixerWorldModel.parts, "regression", "score_sampler")
+    requires = ("regression",)
+    stochastic = True
+
+    def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
+        super().__init__(config, encoder, rgb_decoder)
+        sizes: ScoreSamplerConfig = config.dynamics[self.name]
+        self.regression = MixerRegression(
+            config.dynamics["regression"], self.num_tokens, self.channels, self.action_dim, self.proprioception_dim
+        )
+        self.score_sampler = ScoreSampler(sizes, self.num_tokens, self.channels, self.regression.config.width)
+        self.prediction_noise = (1, sizes.noise)
+
+    @property
+    def base_predictor(self) -> MixerRegression:
+        return self.regression
+
+    @property
+    def expected_error(self) -> ExpectedErrorHead:
+        return self.score_sampler.expected_error
+
+    def _predict_once(
+        self, features: Tensor, actions: Tensor, noise: Tensor | None, solver_steps: int | None, error: Tensor | None
+    ) -> Prediction:
+        assert noise is not None
+        predicted = self.regression(features, actions)
+        reached = features + self.score_sampler(features, predicted, noise)[:, 0].float()
+        expected = self.expected_error(predicted.tokens, error)
+        return Prediction(reached, expected, self.expected_error.uncertainty(expected))

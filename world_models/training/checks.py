@@ -23,9 +23,8 @@ def check_start(
     if start.proprioception and not proprioception:
         raise ValueError(f"{folder} has proprioception in its states: leave --no-proprioception out, or train anew")
     check_fits(dataset, start)
-    missing = [name for name in dynamics if name not in start.dynamics]
-    if missing:
-        raise ValueError(f"{folder} has no {missing[0]} to go on from: pass --dynamics {' '.join(start.dynamics)}")
+    if not any(name in start.dynamics for name in dynamics):
+        raise ValueError(f"{folder} has no {dynamics[0]} to go on from: pass --dynamics {' '.join(start.dynamics)}")
 
 
 def check_data(dataset: EpisodeDataset, span: int, *, proprioception: bool) -> None:

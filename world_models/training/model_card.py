@@ -53,7 +53,8 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
 - **State**: tokens of the frozen timm backbone `{config.encoder.backbone}` at {config.encoder.image_size} px,
   {channels}, standardised per channel{proprioception}.
 - **Dynamics**: {", ".join(f"`{name}`" for name in config.dynamics)}. `residual_flow` is a mixer regression with a flow
-  on what it leaves; with one solver step it is nearly deterministic. `regression` is the mixer alone.
+  on what it leaves; with one solver step it is nearly deterministic. `regression` is the mixer alone. `score_sampler`
+  samples around the regression.
 - **Actions**: {", ".join(config.action_names)}, each in [-1, 1]; chunks of up to {config.chunk_length} steps at
   {config.fps:g} Hz.
 - **Data**: {data["episodes"]} episodes, {data["frames"]} frames ({kinds}), {data["successful"]} successful; split by

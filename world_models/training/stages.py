@@ -86,8 +86,8 @@ def train_residual_flow(
     """Train base predictor and flow on the latent actions that the frozen projection gives."""
     flow, projection = world.residual_flow, world.latent_projection
 
-    def loss(batch: _Batch, generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths, error = _with_rollouts(world, batch, generator)
+    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+        states, later, actions, lengths, error = with_rollouts(world, batch, generator)
         predicted = flow.base(states, actions, lengths, error)
         # What the base predictor leaves leads from the predicted state to the one that came.
         latent = projection.encode(states + predicted.residual.detach().float(), later)
@@ -99,8 +99,8 @@ def train_residual_flow(
     key |= {"pushed_chunks": pushed_chunks, "chunk_length": world.chunk_length}
     average = launched(data.actions.device.type).average
     return optimise(
-        "residual_flow", flow, partial(_draw, world, data.train, pushed_chunks), loss, optimisation, folder, key=key,
-        validate=partial(validate_open_loop, world, data.validation),
+        "residual_flow", flow, partial(draw_batch, world, data.train, pushed_chunks), loss, optimisation, folder,
+        key=key, validate=partial(validate_open_loop, world, data.validation),
         after_step=lambda: flow.update_latent_scale(average),
     )  # fmt: skip
 
@@ -116,15 +116,15 @@ def train_regression(
     """Train the deterministic regression on the same windows."""
     regression = world.regression
 
-    def loss(batch: _Batch, generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths, error = _with_rollouts(world, batch, generator)
+    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+        states, later, actions, lengths, error = with_rollouts(world, batch, generator)
         loss = regression.loss(regression(states, actions, lengths, error), states, later)
         return loss + _proprioception_loss(world, batch)
 
     key = {**key, "regression": vars(regression.config), "pushed_chunks": pushed_chunks}
     key |= {"chunk_length": world.chunk_length}
     return optimise(
-        "regression", regression, partial(_draw, world, data.train, pushed_chunks), loss, optimisation, folder,
+        "regression", regression, partial(draw_batch, world, data.train, pushed_chunks), loss, optimisation, folder,
         key=key, validate=partial(validate_open_loop, world, data.validation),
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def train_rgb_decoder(
     return optimise("rgb_decoder", decoder, draw, loss, optimisation, folder, key=key, validate=validate)
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     """What dynamics learn from in one step: windows as :meth:`Windows.sample` and :meth:`Windows.sample_sequence` say.
 
     Attributes:
@@ -178,25 +178,34 @@ class _Batch(NamedTuple):
     proprioception: tuple[Tensor, Tensor, Tensor, Tensor] | None
 
 
-def _draw(
-    world: MixerWorldModel, windows: Windows, pushed_chunks: int, generator: torch.Generator, samples: int
-) -> _Batch:
-    """Windows for dynamics; a quarter of them are runs, where states may be pushed on by as many chunks."""
+def draw_batch(
+    world: MixerWorldModel,
+    windows: Windows,
+    pushed_chunks: int,
+    generator: torch.Generator,
+    samples: int,
+    *,
+    proprioception: bool = True,
+) -> Batch:
+    """Windows for dynamics; a quarter of them are runs, where states may be pushed on by as many chunks.
+
+    With ``proprioception`` there are further windows on which only that is predicted, where the world has it.
+    """
     horizon = world.chunk_length
     pushed = samples // 4 if pushed_chunks else 0
     chunk = windows.sample(samples - pushed, horizon, generator)
-    runs = proprioception = None
+    runs = further = None
     if pushed:
         chunks = int(torch.randint(1, pushed_chunks + 1, (1,), generator=generator))
         states, actions, later = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
         runs = states, actions, later[:, -1]
-    if world.proprioception_dim:
-        proprioception = windows.sample(PROPRIOCEPTION_WINDOWS * samples, horizon, generator)
-    return _Batch(chunk, runs, proprioception)
+    if world.proprioception_dim and proprioception:
+        further = windows.sample(PROPRIOCEPTION_WINDOWS * samples, horizon, generator)
+    return Batch(chunk, runs, further)
 
 
-def _with_rollouts(
-    world: MixerWorldModel, batch: _Batch, generator: torch.Generator
+def with_rollouts(
+    world: MixerWorldModel, batch: Batch, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The windows of one chunk, those of runs from the state that the model predicts over the chunks before.
 
@@ -220,7 +229,7 @@ def _with_rollouts(
     )
 
 
-def _proprioception_loss(world: MixerWorldModel, batch: _Batch) -> Tensor | float:
+def _proprioception_loss(world: MixerWorldModel, batch: Batch) -> Tensor | float:
     """Loss of the predicted proprioception; 0 for a world from video alone."""
     if batch.proprioception is None:
         return 0.0

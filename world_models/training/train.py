@@ -40,9 +40,10 @@ from world_models.io import (
     save_model,
     world_folder,
 )
-from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
+from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel, ScoreSamplerWorldModel
 from world_models.mixer.regression import RegressionConfig
 from world_models.mixer.residual_flow import ResidualFlowConfig
+from world_models.mixer.score_sampler import ScoreSamplerConfig
 from world_models.open_loop import open_loop
 from world_models.provenance import describe_hardware
 from world_models.rla_wm.dynamics import RLAWMConfig, RLAWorldModel
@@ -54,6 +55,7 @@ from world_models.training.model_card import write_model_card
 from world_models.training.optimisation import OptimisationConfig, Scalars
 from world_models.training.rla_wm_stages import train_latent_flow, train_rla
 from world_models.training.room import check_training_room
+from world_models.training.score_sampler_stage import train_score_sampler
 from world_models.training.stages import fit_projection, train_regression, train_residual_flow, train_rgb_decoder
 from world_models.training.tensorboard_video import add_animation
 from world_models.training.training_data import TrainingData
@@ -89,13 +91,15 @@ class TrainConfig:
         encoder_from: take the frozen encoder of this world (a name, a path, or ``hf://owner/name``) instead of training
             one; with its scale of proprioception, where that fits the data, so that cached features serve again.
         start_from: go on from this world (a name, a path, or ``hf://owner/name``), with its encoder and its weights,
-            instead of from random ones; stages of 0 iterations stay as they are there.
+            instead of from random ones; stages of 0 iterations stay as they are there, and dynamics that it lacks begin
+            anew.
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose rollouts the data of
             the real world should hold.
         dynamics: what is trained, one after the other: the residual flow (the default of every environment), and the
-            regression that it is compared with.
-        encoder, distillation, residual_flow, regression, rgb_decoder: the parts.
-        residual_flow_optimisation, regression_optimisation, rgb_optimisation: their schedules.
+            regression that it is compared with. The score sampler needs the regression, which it is trained around.
+        encoder, distillation, residual_flow, regression, score_sampler, rla_wm, rgb_decoder: the parts.
+        residual_flow_optimisation, regression_optimisation, score_sampler_optimisation, rla_optimisation,
+        latent_flow_optimisation, rgb_optimisation: their schedules.
         error_optimisation: schedule of what the dynamics are taught about the errors of their own rollouts.
     """
 
@@ -123,6 +127,7 @@ class TrainConfig:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     residual_flow: ResidualFlowConfig = field(default_factory=ResidualFlowConfig)
     regression: RegressionConfig = field(default_factory=RegressionConfig)
+    score_sampler: ScoreSamplerConfig = field(default_factory=ScoreSamplerConfig)
     rla_wm: RLAWMConfig = field(default_factory=RLAWMConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     residual_flow_optimisation: OptimisationConfig = field(
@@ -130,6 +135,9 @@ class TrainConfig:
     )
     regression_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=5000, batch_size=64, learning_rate=2e-3)
+    )
+    score_sampler_optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(iterations=4000, batch_size=64, learning_rate=1e-3)
     )
     rla_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=64, learning_rate=1e-3)
@@ -230,6 +238,10 @@ def _train_models(
             metrics[name] = train_regression(
                 model, data, config.regression_optimisation, stages, key, config.pushed_chunks
             )
+        if isinstance(model, ScoreSamplerWorldModel) and config.score_sampler_optimisation.iterations:
+            metrics[name] = train_score_sampler(
+                model, data, config.score_sampler_optimisation, stages, key, config.pushed_chunks
+            )
         if isinstance(model, RLAWorldModel):
             if config.rla_optimisation.iterations:
                 metrics["rla"] = train_rla(model.rla, data, config.rla_optimisation, stages, key)
@@ -268,6 +280,10 @@ def _models(world: WorldConfig, encoder: StateEncoder, seed: int, device: torch.
     for name in world.dynamics:
         decoder = next(iter(models.values())).rgb_decoder if models else None
         model = DYNAMICS[name](world, encoder, decoder).to(device)
+        if isinstance(model, ScoreSamplerWorldModel):
+            regression = models["regression"]
+            assert isinstance(regression, RegressionWorldModel)
+            model.regression = regression.regression
         models[name] = model
     return models
 
@@ -338,7 +354,10 @@ def _start_from(name: str, models: dict[str, WorldModel]) -> dict[str, Scalars]:
         FileNotFoundError, ValueError: there is no such world, or it has other sizes or lacks a part.
     """
     folder = world_folder(name)
+    known = read_config(folder).dynamics
     for dynamics, model in models.items():
+        if dynamics not in known:
+            continue  # these begin anew
         device = next(model.parameters()).device
         try:
             model.load_state_dict(load_model(folder, dynamics, device).state_dict())
@@ -368,6 +387,11 @@ def _check(config: TrainConfig, dataset: EpisodeDataset) -> None:
         raise ValueError(f"first_frame_share={config.first_frame_share} must be between 0 and 1")
     if not config.dynamics:
         raise ValueError(f"dynamics is empty: name at least one of {', '.join(DYNAMICS)}")
+    for dynamics in config.dynamics:
+        lacking = [needed for needed in DYNAMICS[dynamics].requires if needed not in config.dynamics]
+        if lacking:
+            asked = " ".join((lacking[0], *config.dynamics))
+            raise ValueError(f"{dynamics} is trained around {lacking[0]}: pass --dynamics {asked}")
     for name, least in (("longest_rollout", 1), ("pushed_chunks", 0), ("chunk_length", 1)):
         if getattr(config, name) < least:
             raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
