@@ -28,6 +28,7 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "max_chunks": (1, 1_000_000),
     "max_episode_steps": (1, 1_000_000),
     "solver_steps": (1, 1_000),
+    "draws": (1, 1_000),
 }
 """The least and the most of every integer argument, by its name: what allocates or loops must end."""
 

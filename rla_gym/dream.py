@@ -22,7 +22,7 @@ from rla_gym.tasks import episode_chunks
 from rla_gym.world_cache import OpenWorld
 
 # Streams of random numbers within an episode's key.
-_INITIAL_STATE, _NOISE = 0, 1
+_INITIAL_STATE, _NOISE, _OTHER_DRAWS = 0, 1, 2
 
 
 class Dream:
@@ -118,6 +118,7 @@ class Dream:
             Reward (B,) float32, terminated and truncated (B,) bool.
         """
         slots = self.slots
+        others = self._other_probabilities(chunk)
         noise = self._noise(counter_noise.fold(slots.key, _NOISE, slots.taken))
         with torch.inference_mode():
             slots.features, slots.error, uncertainty = self._model.predict(
@@ -132,7 +133,7 @@ class Dream:
         bonus = self._config.success_bonus * success.float()
         slots.info = {
             "success": success,
-            "success_probability": probability,
+            "success_probability": torch.stack([probability, *others]).mean(dim=0),
             "uncertainty": uncertainty,
             "reward_alignment": alignment,
             "reward_success": bonus,
@@ -189,6 +190,16 @@ class Dream:
             lengths=self._lengths,
         )
         self.slots.restore(state.slots, seeds)
+
+    def _other_probabilities(self, chunk: Tensor) -> list[Tensor]:
+        """Probabilities (B,) of success of further draws of the next state, with noise of their own."""
+        slots, probabilities = self.slots, []
+        for draw in range(1, self._config.draws if self._model.stochastic else 1):
+            noise = self._noise(counter_noise.fold(slots.key, _OTHER_DRAWS, slots.taken, draw))
+            with torch.inference_mode():
+                drawn = self._model.predict(slots.features, chunk, noise, self._config.solver_steps)
+                probabilities.append(self._detector.probability(drawn.features))
+        return probabilities
 
     def _noise(self, key: Tensor) -> Tensor | None:
         """Noise of a chunk from keys (B,) int64, a key for each of its predictions; None if the model takes none."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from rewards.video_aligned import check_reward_name
-from rla_gym.arguments import bonus, flag, integer_or_none, number, one_of, text
+from rla_gym.arguments import bonus, flag, integer, integer_or_none, number, one_of, text
 from rla_gym.initial_states import INITIAL_STATES
 from world_models.config import DEFAULT_DYNAMICS
 
@@ -33,7 +33,8 @@ class DreamConfig:
 
     dynamics: str = DEFAULT_DYNAMICS
     """Which of the world's dynamics predicts: "residual_flow" (a mixer regression and a flow on what it leaves; nearly
-    deterministic with one solver step) or "regression" (the mixer alone; deterministic)."""
+    deterministic with one solver step), "regression" (the mixer alone; deterministic), "score_sampler" (samples around
+    the regression, by a proper score) or "rla_wm" (the paper's model); the last two are in no bundled world."""
     device: str | torch.device = "cpu"
     """Where the world predicts: a torch device."""
     precision: str = "float32"
@@ -56,6 +57,9 @@ class DreamConfig:
     """Env steps after which an episode is truncated; None for the task's own."""
     solver_steps: int | None = None
     """Steps of the flow's ODE solver in a prediction; None for the world's own."""
+    draws: int = 1
+    """Next states that are drawn for the info's ``success_probability``, its mean over them; the episode goes on from
+    the first, and every further one costs another prediction. Dynamics without chance draw one."""
     max_uncertainty: float | None = None
     """A step whose uncertainty is higher truncates the episode: the prediction is too unsure to go on from. None for no
     limit."""
@@ -70,6 +74,7 @@ class DreamConfig:
         }
         if self.max_uncertainty is not None:
             checked["max_uncertainty"] = number("max_uncertainty", self.max_uncertainty, 0, math.inf)
+        checked["draws"] = integer("draws", self.draws)
         for name in ("chunk_length", "prediction_length", "max_chunks", "solver_steps"):
             checked[name] = integer_or_none(name, getattr(self, name))
         for name, value in checked.items():

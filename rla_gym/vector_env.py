@@ -71,7 +71,8 @@ class RLAWMVectorEnv(PortableSpec, VectorEnv[Any, Any, Any]):
         max_episode_steps: Gymnasium's word for ``max_chunks``, which counts where both are given.
         settings: every field of :class:`rla_gym.dream_config.DreamConfig`, which documents them: ``dynamics``,
             ``device``, ``precision``, ``reward``, ``success_bonus``, ``terminate_on_success``, ``initial_states``,
-            ``chunk_length``, ``prediction_length``, ``max_chunks``, ``solver_steps``, ``max_uncertainty``.
+            ``chunk_length``, ``prediction_length``, ``max_chunks``, ``solver_steps``, ``draws``,
+            ``max_uncertainty``.
 
     Attributes:
         world: folder of the world.
