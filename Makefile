@@ -13,7 +13,7 @@ MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 STACKING := --placement standard
 OF_ALL_KINDS := --expert 0.3 --noisy 0.15 --near-miss 0.3 --play 0.1 --grasp 0.08 --hasty-grasp 0.07
 
-.PHONY: setup gl demo world world-stack world-seeds world-gpu world-rla-wm world-paper ablation encoders test fuzz lint clean
+.PHONY: setup gl demo world world-stack world-seeds world-gpu world-rla-wm world-paper world-sampler world-sampler-gpu ablation encoders test fuzz lint clean
 
 setup: gl
 	$(PYTHON) -m venv $(VENV)
@@ -134,6 +134,24 @@ PAPER := --dynamics rla_wm --encoder.backbone vit_small_patch14_dinov2.lvd142m -
 world-paper: data/lift/complete
 	$(BIN)/rla-gym train data/lift --out worlds/lift_paper --device cuda $(PAPER)
 	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift_paper --out worlds/lift_paper/fidelity.json
+
+# A sampler around the bundled regression, by a proper score, and how well its doubt is calibrated.
+world-sampler: worlds/lift_sampler/success.json
+	$(BIN)/rla-gym bench calibration data/lift --world worlds/lift_sampler --out worlds/lift_sampler/calibration.json
+
+worlds/lift_sampler/success.json: data/lift/complete
+	$(BIN)/rla-gym train data/lift --out worlds/lift_sampler --start-from lift --dynamics regression score_sampler \
+		--regression-optimisation.iterations 0 --rgb-optimisation.iterations 0 --pushed-chunks 5
+
+# The same recipe where a GPU is at hand: three seeds, ten times the arithmetic, minutes each.
+world-sampler-gpu: data/lift/complete
+	for seed in 0 1 2; do $(BIN)/rla-gym train data/lift --out worlds/lift_sampler_gpu$$seed --seed $$seed --device cuda \
+		--encoder-from lift --dynamics regression score_sampler --pushed-chunks 5 --rgb-optimisation.iterations 1 \
+		--regression-optimisation.iterations 20000 --regression-optimisation.batch-size 256 \
+		--score-sampler.depth 6 --score-sampler.width 256 --score-sampler-optimisation.iterations 20000 \
+		--score-sampler-optimisation.batch-size 256; done
+	$(BIN)/rla-gym bench calibration data/lift --world worlds/lift_sampler_gpu0 worlds/lift_sampler_gpu1 \
+		worlds/lift_sampler_gpu2 --out worlds/lift_sampler_gpu0/calibration.json
 
 # What each choice of the recipe buys, and which encoder: short trainings, one core each, so `make -j 2` takes two.
 SHORT := --dynamics residual_flow --residual-flow-optimisation.iterations 1000 \

@@ -116,7 +116,7 @@ def replay(
     episode = dataset.episode(moment.episode)
     branch = moment.frame + chunk_length
     after = dataset.episode(other.episode).actions[other.frame + chunk_length : other.frame + span]
-    if not _reset_as_recorded(env, dataset.seeds[moment.episode], episode.columns["simulator.state"][0]):
+    if not reset_as_recorded(env, dataset.seeds[moment.episode], episode.columns["simulator.state"][0]):
         return None
     for action in episode.actions[:branch]:
         env.control_step(action)
@@ -130,7 +130,7 @@ def replay(
     return Replay(actions, env.render_frame(), env.proprioception(), env.is_success())
 
 
-def _reset_as_recorded(env: RobosuiteEnv, seed: int | None, first: np.ndarray) -> bool:
+def reset_as_recorded(env: RobosuiteEnv, seed: int | None, first: np.ndarray) -> bool:
     """Reset to the recorded first state ``(D,)``: the dataset has the seed, and one of the task's placements fits."""
     for placement in env.task.placements:
         env.reset(seed=seed, options={"placement": placement})

@@ -16,7 +16,10 @@ from matplotlib import pyplot as plt
 from benchmarks.results import Row
 
 RATES = ("success_rate", "dream_success_rate")
-COLOURS = {"residual_flow": "#0b6e99", "regression": "#d9730d", "persistence": "#9b9a97"}
+COLOURS = {
+    "residual_flow": "#0b6e99", "regression": "#d9730d", "score_sampler": "#0f7b6c", "rla_wm": "#6940a5",
+    "persistence": "#9b9a97",
+}  # fmt: skip
 
 
 def plot_horizon(rows: list[Row], path: Path) -> None:
@@ -147,6 +150,38 @@ def plot_bars(rows: list[Row], path: Path) -> None:
     axes[0].invert_yaxis()
     handles = [plt.Rectangle((0, 0), 1, 1, color=f"C{place}") for place in range(len(settings))]
     axes[-1].legend(handles, settings, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    _save(figure, path)
+
+
+def plot_calibration(rows: list[Row], path: Path) -> None:
+    """For each setting the reliability of "lifted", and the ranks of the cube's true height among the draws."""
+    settings = list(dict.fromkeys(row.setting.split(",")[0] for row in rows))
+    figure, axes = plt.subplots(
+        2, len(settings), figsize=(4.2 * len(settings), 7), constrained_layout=True, squeeze=False
+    )
+    for column, setting in enumerate(settings):
+        reliability, histogram = axes[:, column]
+        reliability.plot([0, 1], [0, 1], color="#9b9a97", linewidth=0.8)
+        chosen = [row for row in rows if row.setting.split(",")[0] == setting]
+        for number, method in enumerate(dict.fromkeys(row.method for row in chosen)):
+            colour = COLOURS.get(method, f"C{number}")
+            bins = [row for row in chosen if row.method == method and row.metric == "lifted_frequency"]
+            places = [float(row.setting.rpartition("=")[2]) for row in bins]
+            sizes = [10 + 120 * row.n / max(1, sum(other.n for other in bins)) for row in bins]
+            reliability.plot(places, [row.value for row in bins], color=colour, linewidth=1, label=method)
+            reliability.scatter(places, [row.value for row in bins], s=sizes, color=colour)
+            ranked = [
+                row for row in chosen if row.method == method and row.metric == "rank_share" and "cube" in row.setting
+            ]
+            if ranked:
+                places = [int(row.setting.rpartition("=")[2]) for row in ranked]
+                histogram.step(places, [row.value for row in ranked], where="mid", color=colour, label=method)
+                histogram.axhline(1 / len(ranked), color="#9b9a97", linewidth=0.8)
+        reliability.set(title=setting, xlabel="probability of lifted in the dream", ylabel="share that was lifted")
+        histogram.set(xlabel="rank of the true height of the cube among the draws", ylabel="share", ylim=(0, None))
+        reliability.legend(frameon=False, fontsize=7)
+        for axis in (reliability, histogram):
+            axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 

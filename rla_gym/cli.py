@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from rla_gym import check_not_shadowed
-from world_models.disk_space import check_file_writable
+from world_models.disk_space import check_file_writable, check_writable
 
 USAGE = """\
 usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help lists all its arguments)
@@ -23,7 +23,8 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help lists all its arg
   agent bc|ppo|sb3|sac|iql|plan|blind
                            train a policy on a world's demonstrations, in its dream, or on its data; or plan in it
   evaluate POLICY          success rate of a policy on fixed seeds, in the simulator or a dream
-  bench fidelity|interventions|latent-actions|reward-alignment|ablation|encoders|transfer|ranking|speed|training
+  bench fidelity|calibration|hidden-truth|interventions|latent-actions|reward-alignment|ablation|encoders|transfer|
+        ranking|speed|training
                            measure a world, its rewards and its speed, what a training costs, compare recipes or
                            encoders, or what policies are worth in the simulator
   play WORLD               write a video of the dream under a policy or random actions
@@ -108,6 +109,8 @@ def _evaluate(arguments: list[str]) -> None:
 BENCHES = {
     # name: (config in benchmarks.<name>, field that a leading bare word fills, what it measures)
     "fidelity": ("FidelityConfig", "data", "how faithful a world is to held-out episodes, stage by stage"),
+    "calibration": ("CalibrationConfig", "data", "whether draws are spread as the truth is, by proper scores"),
+    "hidden-truth": ("HiddenTruthConfig", "data", "replays under hidden causes, for `bench calibration --truth`"),
     "interventions": ("InterventionsConfig", "data", "what it predicts once the actions are exchanged"),
     "latent-actions": ("LatentActionsConfig", "data", "what latent actions say about motion and time"),
     "reward-alignment": ("RewardAlignmentConfig", "data", "rewards against true progress and success"),
@@ -118,6 +121,8 @@ BENCHES = {
     "speed": ("SpeedConfig", None, "control steps per second, beside the simulator and video diffusion"),
     "training": ("TrainingConfig", "data", "throughput of every stage of the training"),
 }
+OUT_IS_A_FOLDER = {"hidden-truth"}
+"""Benchmarks that write a folder; the others write a JSON file, and pictures beside it."""
 
 
 def _bench(arguments: list[str]) -> None:
@@ -126,7 +131,7 @@ def _bench(arguments: list[str]) -> None:
     bench = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
     configured = _configure(getattr(bench, config), rest, positional)
     if configured.out is not None:
-        check_file_writable(configured.out)
+        (check_writable if name in OUT_IS_A_FOLDER else check_file_writable)(configured.out)
     bench.run(configured)
 
 

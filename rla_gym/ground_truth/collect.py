@@ -139,7 +139,7 @@ def _settle_settings(config: CollectConfig, policy: ChunkPolicy | None, writer: 
     path = Path(config.out) / _SETTINGS_FILE
     parts = read_json(path, list, fix="collect into another folder") if path.exists() else []
     for part in parts:  # kinds that did not exist then had no share
-        part["settings"] = {**dict.fromkeys((*KINDS, "guessing"), 0.0), **part["settings"]}
+        part["settings"] = {**dict.fromkeys((*KINDS, "guessing"), 0.0), "hidden": False, **part["settings"]}
     if not parts:
         if any(writer.has(index) for index in range(config.episodes)):
             raise ValueError(f"{config.out} holds episodes but no {_SETTINGS_FILE}: collect into another folder")

@@ -7,6 +7,7 @@ features are wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gymnasium import spaces
 from rla_gym import episode_length
 from rla_gym.arguments import OUT_OF_BOUNDS, RENDER_MODES, bonus, checked_seeds, flag, integer_or_none, one_of
 from rla_gym.ground_truth.actions import checked_actions
+from rla_gym.ground_truth.hidden_causes import DrawnCauses
 from rla_gym.ground_truth.perception import Perception
 from rla_gym.ground_truth.simulator import Simulator
 from rla_gym.observations import row
@@ -177,6 +179,22 @@ class RobosuiteEnv(PortableSpec, gym.Env[Any, np.ndarray]):
         self._check_started("control_step()")
         meaning = f"(A,), {', '.join(self.task.action_names)}"
         self._advance(checked_actions(action, (self.task.action_dim,), meaning))
+
+    def hidden(self, causes: DrawnCauses) -> AbstractContextManager[None]:
+        """Within it, hidden causes act from the present state on; afterwards the model is as before. Reset then."""
+        return self._open().hidden(causes)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the simulation's future depends on beside its actions, to :meth:`restore`; picklable.
+
+        The episode's count of steps is not in it: copy or pickle the environment for that.
+        """
+        return self._open().snapshot()
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to a :meth:`snapshot` of the same task, bit for bit."""
+        self._check_started("restore()")
+        self._open().restore(snapshot)
 
     def render_frame(self) -> np.ndarray:
         """The picture of the present state: (size, size, 3) uint8, origin at the top left."""

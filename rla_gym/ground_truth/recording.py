@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from rla_gym.ground_truth.behaviours import make_behaviour
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.experts import Behaviour
+from rla_gym.ground_truth.hidden_causes import HiddenCauses
 from rla_gym.ground_truth.recording_config import RecordingConfig
 from rla_gym.tasks import TaskSpec, get_task
 
@@ -173,4 +175,12 @@ class EpisodeRecorder:
             behaviour: Behaviour = PolicyBehaviour(self._env, self._policy, rng, config.policy_noise)
         else:
             behaviour = make_behaviour(kind, rng, config.task, guessing=config.guesses(index))
-        return RecordedEpisode(index, kind, seed, record_episode(self._env, behaviour, config.episode_length))
+        with self._hidden(index):
+            return RecordedEpisode(index, kind, seed, record_episode(self._env, behaviour, config.episode_length))
+
+    def _hidden(self, index: int) -> AbstractContextManager[None]:
+        """The hidden causes of an episode, without an offset: where the object lies is chance anyway, and seen."""
+        if not self._config.hidden:
+            return nullcontext()
+        rng = np.random.default_rng([self._config.seed, index, 2])
+        return self._env.hidden(HiddenCauses(offset=0.0).draw(rng, len(self._env.task.objects)))

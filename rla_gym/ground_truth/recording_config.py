@@ -35,6 +35,8 @@ class RecordingConfig:
             stands instead of reading it, so that its actions do not depend on the outcome.
         policy: share of rollouts of a policy, which has to be given.
         policy_noise: standard deviation of the action noise in rollouts of the policy.
+        hidden: draw friction, mass and actuation noise anew for each episode, see
+            :class:`rla_gym.ground_truth.hidden_causes.HiddenCauses`; no column tells them.
     """
 
     task: str = DEFAULT_TASK
@@ -51,6 +53,7 @@ class RecordingConfig:
     guessing: float = 0.0
     policy: float = 0.0
     policy_noise: float = 0.2
+    hidden: bool = False
 
     @property
     def episode_length(self) -> int:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from rla_gym.ground_truth.gl import prepare_gl
+from rla_gym.ground_truth.hidden_causes import DrawnCauses, applied
 from rla_gym.ground_truth.rendering import OffscreenRenderer
 from rla_gym.tasks import Placement, TaskSpec
 
@@ -45,30 +48,38 @@ class Simulator:
         self._objects = {name: getattr(self._env, f"{body}_body_id") for name, body in task.objects.items()}
         self._gripper, self._proprioception = task.gripper_index, task.proprioception
         self._renderer = OffscreenRenderer(self._model, task.camera)
+        self._action_noise: tuple[np.random.Generator, float] | None = None
         self._values_before = self.proprioceptive_values()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The task, and everything that the next control step depends on."""
+        """The task, and a snapshot."""
+        return {"task": self._task, "snapshot": self.snapshot()}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """A new simulation in the state of :meth:`__getstate__`."""
+        self.__init__(saved["task"])  # type: ignore[misc]
+        self.restore(saved["snapshot"])
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the next control step depends on; it can be pickled."""
         physics = np.empty(self._mujoco.mj_stateSize(self._model, self._whole_state()))
         self._mujoco.mj_getState(self._model, self._data, physics, self._whole_state())
         return {
-            "task": self._task,
             "physics": physics,
             "values_before": self._values_before,
             "controllers": [_numbers_of(controller) for controller in self._controllers()],
             "times": (self._env.cur_time, self._env.timestep),
         }
 
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        """A new simulation in the state of :meth:`__getstate__`."""
-        self.__init__(saved["task"])  # type: ignore[misc]
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to a snapshot of a simulation of this task, bit for bit."""
         self._env.cur_time, self._env.timestep = saved["times"]
         for controller, numbers in zip(self._controllers(), saved["controllers"], strict=True):
             vars(controller).update(numbers)
         self._mujoco.mj_setState(self._model, self._data, saved["physics"], self._whole_state())
         self._mujoco.mj_forward(self._model, self._data)
         self._mujoco.mj_setState(self._model, self._data, saved["physics"], self._whole_state())  # with its warm start
-        self._values_before = saved["values_before"]
+        self._values_before = saved["values_before"].copy()
 
     def _controllers(self) -> list[Any]:
         """What remembers something from one control step to the next: goals, and how far the gripper is."""
@@ -89,6 +100,9 @@ class Simulator:
     def advance(self, control: np.ndarray) -> None:
         """One control step: (A,) float64 within [-1, 1]."""
         self._values_before = self.proprioceptive_values()
+        if self._action_noise is not None:
+            noise, deviation = self._action_noise
+            control = np.clip(control + noise.normal(0.0, deviation, control.shape), -1.0, 1.0)
         motion = np.delete(control, self._gripper)
         full = np.zeros(self._env.action_dim)
         full[: len(motion)] = motion
@@ -96,6 +110,16 @@ class Simulator:
         self._env.step(full)
         # MuJoCo leaves body positions one substep behind the joints; this touches nothing else.
         self._mujoco.mj_kinematics(self._model, self._data)
+
+    @contextmanager
+    def hidden(self, causes: DrawnCauses) -> Iterator[None]:
+        """Within it, hidden causes act on the simulation; they begin with the present state."""
+        with applied(causes, self._model, self._data, list(self._objects.values())):
+            self._action_noise = np.random.default_rng(causes.noise_seed), causes.action_noise
+            try:
+                yield
+            finally:
+                self._action_noise = None
 
     def frame(self) -> np.ndarray:
         """The picture of the present state: (size, size, 3) uint8, origin at the top left."""
