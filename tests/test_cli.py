@@ -87,7 +87,8 @@ def test_members_of_a_family_exist() -> None:
         (["agent", "dqn"], "one of bc, ppo, sb3, sac, iql, plan, blind, not 'dqn'"),
         (
             ["bench"],
-            "one of fidelity, interventions, latent-actions, reward-alignment, ablation, encoders, transfer, ranking, "
+            "one of fidelity, calibration, hidden-truth, interventions, latent-actions, reward-alignment, ablation, "
+            "encoders, transfer, ranking, "
             "speed, training",
         ),
         (["bench", "transfer", "--methods", "iql"], "pass --data"),
