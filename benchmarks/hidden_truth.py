@@ -219,10 +219,16 @@ _WORKER: dict[str, Any] = {}
 
 def _begin(config: HiddenTruthConfig, settings: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    env = RobosuiteEnv(settings["task"], obs="rgb")
+    try:
+        env = RobosuiteEnv(settings["task"], obs="rgb")
+    except ImportError as error:
+        _WORKER["error"] = error  # raised by the first moment, in the parent
+        return
     _WORKER.update(env=env, encoder=load_encoder(world_folder(config.world)), dataset=EpisodeDataset(config.data))
     _WORKER.update(settings=settings)
 
 
 def _replayed(moment: Moment) -> dict[str, np.ndarray] | None:
+    if "error" in _WORKER:
+        raise _WORKER["error"]
     return replays_of(_WORKER["env"], _WORKER["encoder"], _WORKER["dataset"], moment, _WORKER["settings"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +64,17 @@ def test_a_fork_after_a_picture_is_refused_with_the_fix() -> None:
     done = run(code)
     assert done.returncode == 0, done.stderr[-1000:]
     assert "spawn it" in done.stdout
+
+
+def test_collection_says_what_its_workers_lack(tmp_path: Path) -> None:
+    if ctypes.util.find_library("OSMesa"):
+        pytest.skip("libOSMesa is installed")
+    words = ["rla-gym", "collect", "Lift", "--episodes", "1", "--workers", "1", "--out", str(tmp_path / "data")]
+    code = f"import sys\nfrom rla_gym.cli import main\nsys.argv = {words}\nif __name__ == '__main__':\n    main()\n"
+    done = run(code, MUJOCO_GL="osmesa")
+    assert done.returncode == 1
+    assert "libOSMesa" in done.stderr
+    assert "out of memory" not in done.stderr
 
 
 def test_a_backend_that_is_none_or_whose_library_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,13 +123,21 @@ def _start_worker(config: RecordingConfig, policy: ChunkPolicy | None, out: Path
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    writer = open_writer(out, get_task(config.task))
-    recorder = EpisodeRecorder(config, policy)
+    try:
+        writer, recorder = open_writer(out, get_task(config.task)), EpisodeRecorder(config, policy)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        # Raised by the first episode, in the parent: what stops a worker at its start reaches nobody.
+        _worker = partial(_fail, error)
+        return
 
     def work(index: int) -> tuple[str, bool]:
         return _write(writer, recorder(index))
 
     _worker = work
+
+
+def _fail(error: Exception, index: int) -> tuple[str, bool]:
+    raise error
 
 
 def _record(index: int) -> tuple[str, bool]:
