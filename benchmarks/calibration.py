@@ -24,6 +24,8 @@ from benchmarks.hidden_truth import Truth, read_truth
 from benchmarks.plots import plot_calibration
 from benchmarks.probes import AttentiveProbe, ProbeConfig
 from benchmarks.proper_scores import (
+    bins_of,
+    brier_score,
     energy_score_floor,
     energy_score_of_replays,
     expected_calibration_error,
@@ -31,7 +33,7 @@ from benchmarks.proper_scores import (
     spread_skill,
 )
 from benchmarks.results import Row, print_rows, provenance, write_rows
-from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES
+from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, spread
 from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
 from world_models.files import beside
@@ -135,13 +137,13 @@ def draw(model: WorldModel, truth: Truth, probe: AttentiveProbe, draws: int, see
     """Roll a model out ``draws`` times; one that takes no noise once, as all its draws are alike."""
     count = draws if model.stochastic else 1
     first = probe(truth.start)[:, None, 2]
-    read, lifted, spread = [], [], []
+    read, lifted, spreads = [], [], []
     for number in range(count):
         states = open_loop(model, truth.start, truth.actions, seed=seed * 1000 + number).features
         read.append(torch.stack([probe(after) for after in states.unbind(1)], dim=1))
         lifted.append((read[-1][..., 2] - first > LIFTED_METRES).any(dim=1))
-        spread.append(states.std(dim=0, correction=0).mean(dim=(1, 2)))
-    return Draws(torch.stack(read, dim=1), torch.stack(lifted, dim=1), torch.stack(spread))
+        spreads.append(spread(states))
+    return Draws(torch.stack(read, dim=1), torch.stack(lifted, dim=1), torch.stack(spreads))
 
 
 class _Scores:
@@ -151,7 +153,7 @@ class _Scores:
         self._config, self._setting, self._truth, self._probe, self._task = config, setting, truth, probe, task
         first = truth.first[:, None, None, 2]
         self._lifted = (truth.read[..., 2] - first > LIFTED_METRES).any(dim=2)
-        self._real_spread = truth.states[:, 0].float().std(dim=0, correction=0).mean(dim=(1, 2))
+        self._real_spread = spread(truth.states[:, 0].float())
         self._facts, self._rows = provenance(), list[Row]()
         self._energies: dict[str, dict[str, np.ndarray]] = {}
 
@@ -160,9 +162,7 @@ class _Scores:
         config, truth = self._config, self._truth
         draws = draw(model, truth, self._probe, config.draws, config.seed)
         probability = draws.lifted.float().mean(dim=1)
-        share = self._lifted.float().mean(dim=1)
-        # The mean over replays of the Brier score: its part that no forecast can avoid included.
-        brier = (probability - share).square() + share * (1 - share)
+        brier = brier_score(probability[:, None], self._lifted).mean(dim=1)
         self._row(method, "brier_lifted", self._setting, brier.numpy(), "1")
         happened = self._lifted.flatten()
         repeated = probability[:, None].expand_as(self._lifted).flatten()
@@ -235,7 +235,7 @@ class _Scores:
                     self._value(method, "rank_share", f"{setting},rank={rank}", count, len(place), "1")
 
     def _reliability(self, method: str, probability: Tensor, happened: Tensor) -> None:
-        bins = (probability * 10).long().clamp(max=9)
+        bins = bins_of(probability)
         for number in range(10):
             inside = bins == number
             if inside.any():

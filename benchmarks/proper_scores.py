@@ -37,10 +37,15 @@ def expected_calibration_error(probability: Tensor, happened: Tensor, bins: int 
         happened: ``(B,)`` bool.
         bins: how many.
     """
-    index = (probability * bins).long().clamp(max=bins - 1)
+    index = bins_of(probability, bins)
     gap = torch.zeros(bins, dtype=probability.dtype, device=probability.device)
     gap.index_add_(0, index, probability - happened.to(probability))
     return float(gap.abs().sum() / len(probability))
+
+
+def bins_of(probability: Tensor, bins: int = 10) -> Tensor:
+    """Number of the bin of equal width that each probability ``(B,)`` falls into, ``(B,)`` int64, 0 to bins - 1."""
+    return (probability * bins).long().clamp(max=bins - 1)
 
 
 def ranks(samples: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:

@@ -68,14 +68,14 @@ def rollout_errors(
         centimetres={
             name: (read[:, :, part] - truth[:, :, part]).norm(dim=2).numpy() * 100 for name, part in QUANTITIES.items()
         },
-        spread_ratio=(_spread(imagined) / _spread(real)).numpy(),
+        spread_ratio=(spread(imagined) / spread(real)).numpy(),
         lifted=((read[:, :, 2] - probe(start)[:, None, 2]) > LIFTED_METRES).numpy(),
         uncertainty=None if uncertainty is None else uncertainty.numpy(),
     )
 
 
-def _spread(states: Tensor) -> Tensor:
-    """Mean standard deviation over episodes ``(M,)``; zero where there is one."""
+def spread(states: Tensor) -> Tensor:
+    """Mean standard deviation over episodes ``(M,)`` of states ``(E, M, L, C)``; zero where there is one."""
     return states.std(dim=0, correction=0).mean(dim=(1, 2))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import sys
 import time
@@ -13,13 +12,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from world_models.disk_space import CACHE_OPTION, check_writable, clear_disk_errors, reserve
 from world_models.file_lock import only_maker
-from world_models.files import save_json
+from world_models.files import read_json, save_json
 
 SAVE_SECONDS = 10.0
 """Seconds between two notes of how far a file has come."""
@@ -109,8 +109,6 @@ class ArrayFile:
         return self.read()
 
     def _make(self, made: Blocks, title: str, unit: str, earlier: Sequence[ArrayFile], locked: bool) -> None:
-        if self.path.is_dir():
-            raise IsADirectoryError(f"{self.path} is a folder instead of a file; remove it, or choose another place")
         if self.path.exists():
             print(f"rla-gym: {self.path} is not whole, so it is made anew", file=sys.stderr)
         name = self.path.stem if locked else f"{self.path.stem}.{uuid.uuid4().hex[:8]}"
@@ -180,10 +178,10 @@ class ArrayFile:
         if not note.is_file() or os.fstat(descriptor).st_size != self.size:
             return []
         try:
-            content = json.loads(note.read_text(encoding="utf-8"))
-            noted = content["checksums"] if content["array"] == self._digest else []
-        except (ValueError, TypeError, KeyError, RecursionError):
+            content: dict[str, Any] = read_json(note, fix="")
+        except (ValueError, OSError):  # what was done is made again
             return []
+        noted = content.get("checksums") if content.get("array") == self._digest else []
         if not isinstance(noted, list):
             return []
         sums: list[int] = []

@@ -280,10 +280,8 @@ def _models(world: WorldConfig, encoder: StateEncoder, seed: int, device: torch.
     for name in world.dynamics:
         decoder = next(iter(models.values())).rgb_decoder if models else None
         model = DYNAMICS[name](world, encoder, decoder).to(device)
-        if isinstance(model, ScoreSamplerWorldModel):
-            regression = models["regression"]
-            assert isinstance(regression, RegressionWorldModel)
-            model.regression = regression.regression
+        for needed in model.requires:  # one module serves both, in the submodule of its name
+            setattr(model, needed, getattr(models[needed], needed))
         models[name] = model
     return models
 
