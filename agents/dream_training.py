@@ -11,8 +11,9 @@ from gymnasium.vector import AutoresetMode
 from agents.policies.token_policy import TokenPolicy
 from agents.settings import json_settings
 from rewards import RewardName
-from world_models.config import DEFAULT_DYNAMICS, DynamicsName
-from world_models.world_names import world_reference
+from world_models.config import DynamicsName
+from world_models.io import default_dynamics
+from world_models.world_names import world_folder, world_reference
 
 
 @dataclass
@@ -25,8 +26,8 @@ class DreamTrainingConfig:
     """Policy folder to write."""
     world: str | None = None
     """Bundled world's name or a world folder; None takes the cloned policy's."""
-    dynamics: DynamicsName = DEFAULT_DYNAMICS
-    """Which dynamics of the world the dream has."""
+    dynamics: DynamicsName | None = None
+    """Which dynamics of the world the dream has; None for the world's default."""
     seed: int = 0
     """Of dreams, exploration and minibatches."""
     device: str = "auto"
@@ -75,12 +76,14 @@ def training_facts(
         env_steps: of all environments together.
         more: further facts, as JSON can hold them.
     """
+    world = config.world_of(clone)
     return {
         "method": method,
-        "world": world_reference(config.world_of(clone)),
+        "world": world_reference(world),
         "task": clone.task,
         "training": {
             **json_settings(config, without=("out", "progress", "world")),
+            "dynamics": default_dynamics(world_folder(world), config.dynamics),
             "clone": clone.facts.get("training"),
             "trained_seconds": round(seconds, 3),
             "env_steps": env_steps,

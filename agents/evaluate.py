@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,9 @@ from rla_gym.tasks import dream_id, simulator_id
 from world_models.devices import choose_device
 from world_models.disk_space import check_file_writable
 from world_models.files import beside, save_json
+from world_models.io import default_dynamics
 from world_models.provenance import command_line, describe_hardware, today
+from world_models.world_names import world_folder
 
 
 @dataclass
@@ -79,6 +81,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         ImportError: the simulator is not installed; ``pip install "rla-gym[robosuite]"``.
     """
     policy = load_policy(config.policy, choose_device(config.device))
+    if is_dream(config.env_of(policy)):
+        dynamics = default_dynamics(world_folder(config.world_of(policy)), config.dynamics)
+        config = replace(config, dynamics=dynamics)  # results name them
     _check(config, policy)
     check_file_writable(_out(config, policy))
     if config.video is not None:
@@ -126,7 +131,7 @@ def _row(config: EvaluateConfig, policy: Policy, outcomes: Outcomes) -> dict[str
 def _out(config: EvaluateConfig, policy: Policy) -> Path:
     """The file of the row."""
     env = config.env_of(policy)
-    variant = config.dynamics if is_dream(env) else config.placement
+    variant = str(config.dynamics) if is_dream(env) else config.placement
     if is_dream(env) and config.prediction_length:
         variant += f"-prediction_length-{config.prediction_length}"
     return config.out or config.policy / "evaluation" / f"{gym.spec(env).id}-{variant}.json"

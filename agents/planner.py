@@ -20,9 +20,10 @@ from agents.policies.planner import Planner
 from agents.policies.token_policy import TokenPolicy
 from agents.settings import check_positive, check_unit_interval
 from rla_gym.arguments import one_of
-from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.config import DynamicsName
 from world_models.disk_space import check_writable
-from world_models.io import DYNAMICS
+from world_models.io import DYNAMICS, default_dynamics
+from world_models.world_names import world_folder
 
 Method = Literal["cem", "mppi"]
 Reward = Literal["progress", "success_probability"]
@@ -58,8 +59,8 @@ class PlannerConfig:
     """Added where the dream counts a success."""
     gamma: float = 0.9
     """Discount per chunk."""
-    dynamics: DynamicsName = DEFAULT_DYNAMICS
-    """Which dynamics of the policy's world the dream has."""
+    dynamics: DynamicsName | None = None
+    """Which dynamics of the policy's world the dream has; None for the world's default."""
     seed: int = 0
     """Of candidates and dreams. The same state gets the same plan, whatever else is in the batch."""
 
@@ -81,12 +82,13 @@ def make_planner(config: PlannerConfig) -> Path:
     check_sizes(sizes)
     planner = Planner(**policy.sizes, **sizes)
     planner.policy.load_state_dict(policy.state_dict())
-    names = ("method", "temperature", "std", "reward", "success_bonus", "gamma", "dynamics")
+    names = ("method", "temperature", "std", "reward", "success_bonus", "gamma")
+    planning = {name: getattr(config, name) for name in names}
     planner.facts = {
         "method": config.method,
         "world": policy.facts.get("world", "lift"),
         "task": policy.task,
-        "planning": {name: getattr(config, name) for name in names},
+        "planning": {**planning, "dynamics": default_dynamics(world_folder(policy.world), config.dynamics)},
         "training": {"policy": policy.facts.get("training")},
     }
     planner.check_facts()
@@ -96,6 +98,6 @@ def make_planner(config: PlannerConfig) -> Path:
 def _check(config: PlannerConfig) -> None:
     one_of(get_args(Method), method=config.method)
     one_of(get_args(Reward), reward=config.reward)
-    one_of(tuple(DYNAMICS), dynamics=config.dynamics)
+    one_of((*DYNAMICS, None), dynamics=config.dynamics)
     check_positive(config, "candidates", "iterations", "planned", "horizon", "std", "temperature")
     check_unit_interval(config, "gamma")

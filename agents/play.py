@@ -15,7 +15,7 @@ import rla_gym  # noqa: F401  registers the environments
 from agents.policies.io import load_policy
 from agents.video import write_frames
 from rla_gym.tasks import dream_id
-from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.config import DynamicsName
 from world_models.disk_space import check_file_writable
 from world_models.io import read_config, world_folder
 
@@ -34,8 +34,8 @@ class PlayConfig:
     """Action chunks to show."""
     seed: int = 0
     """Of initial states, noise and random actions."""
-    dynamics: DynamicsName = DEFAULT_DYNAMICS
-    """Which dynamics of the world the dream has."""
+    dynamics: DynamicsName | None = None
+    """Which dynamics of the world the dream has; None for the world's default."""
     device: str = "cpu"
     """``cpu`` or ``cuda``."""
     out: Path = Path("runs/play.mp4")

@@ -19,7 +19,7 @@ from agents.policies.base import Policy
 from agents.policies.io import load_policy
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
 from rla_gym.tasks import episode_chunks, simulator_id
-from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.config import DynamicsName
 from world_models.devices import choose_device
 from world_models.distributed.ray_map import ray_map
 from world_models.io import read_config, world_folder
@@ -56,8 +56,8 @@ class RolloutConfig:
     """Where dreams begin: at demonstrations' first frames, or at the simulator's first pictures of the same seeds."""
     world: str | None = None
     """World whose encoder (and, in a dream, dynamics) is used; None takes the policy's."""
-    dynamics: DynamicsName = DEFAULT_DYNAMICS
-    """Dynamics of the dream, in a dream's evaluation and in the video."""
+    dynamics: DynamicsName | None = None
+    """Dynamics of the dream, in a dream's evaluation and in the video; None for the world's default."""
     prediction_length: int | None = None
     """Actions after which a dream predicts a state; None takes the world's."""
     max_chunks: int | None = None

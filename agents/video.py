@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 from agents.policies.base import Policy
 from rewards.success import SuccessDetector
 from world_models.base import WorldModel
-from world_models.config import DEFAULT_DYNAMICS
 from world_models.io import World, load_world
 
 try:
@@ -36,7 +35,7 @@ def write_comparison(
     *,
     env: str,
     world: str,
-    dynamics: str = DEFAULT_DYNAMICS,
+    dynamics: str | None = None,
     placement: str = "standard",
     max_chunks: int | None = None,
     device: str | torch.device = "cpu",
@@ -53,7 +52,7 @@ def write_comparison(
         seeds: reset seeds; take them by rule, not by result.
         env: id of a simulator environment.
         world: bundled world's name or a world folder.
-        dynamics: "residual_flow" or "regression".
+        dynamics: of the world; None for its default.
         placement: of the simulator's object.
         max_chunks: chunks per episode; None takes the task's.
         device: of dream and policy.
@@ -74,7 +73,7 @@ def write_comparison(
     try:
         for seed in seeds:
             with torch.inference_mode():
-                frames += _episode(policy, loaded, detector, dynamics, simulator, seed, device)
+                frames += _episode(policy, loaded, detector, simulator, seed, device)
             frames += [frames[-1]] * fps  # a second to read the verdict
     finally:
         real.close()
@@ -110,7 +109,6 @@ def _episode(
     policy: Policy,
     world: World,
     detector: SuccessDetector,
-    dynamics: str,
     real: RobosuiteEnv,
     seed: int,
     device: str | torch.device,
@@ -140,7 +138,7 @@ def _episode(
             imagined = model.predict(start, actions[:, :k], noise).features
             step += 1
             show(step)
-        dream_success = dream_success or bool(detector.imagined_success(imagined, dynamics)[0])
+        dream_success = dream_success or bool(detector.imagined_success(imagined, model.name)[0])
         real_success = real.is_success()
         if real_success:
             break

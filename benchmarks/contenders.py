@@ -18,8 +18,7 @@ from rla_gym.ground_truth.processes import start_processes
 from rla_gym.ground_truth.simulator import quiet_robosuite
 from rla_gym.tasks import dream_id, get_task, simulator_id
 from world_models.encoders.state import StateEncoder
-from world_models.io import read_config, world_folder
-from world_models.mixer.dynamics import ResidualFlowWorldModel
+from world_models.io import DYNAMICS, default_dynamics, read_config, world_folder
 
 SAME_STEP = gym.vector.AutoresetMode.SAME_STEP
 """Every call moves on: with NEXT_STEP the one after an episode's end would only reset."""
@@ -75,14 +74,13 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
     named = {name: value for name, value in arguments.items() if name != "dynamics"}
     chunk_length = envs.unwrapped.chunk_length  # type: ignore[attr-defined]
     setting = ",".join(f"{name}={value}" for name, value in {"envs": num_envs, "device": device, **named}.items())
-    return Contender(
-        arguments.get("dynamics", "residual_flow"), setting, num_envs * chunk_length, call, num_envs,
-        arguments.get("precision", "float32"), envs.close,
-    )  # fmt: skip
+    method = default_dynamics(world_folder(world), arguments.get("dynamics"))
+    precision = arguments.get("precision", "float32")
+    return Contender(method, setting, num_envs * chunk_length, call, num_envs, precision, envs.close)
 
 
 def prediction(num_envs: int, device: str, world: str, image_size: int) -> Contender:
-    """Predictions alone, by a residual flow of the world's sizes with random weights, for pictures of another size.
+    """Predictions alone, by a world's default dynamics with random weights, for pictures of another size.
 
     Args:
         num_envs: states that are predicted side by side.
@@ -93,10 +91,12 @@ def prediction(num_envs: int, device: str, world: str, image_size: int) -> Conte
     config = read_config(world_folder(world))
     config = replace(config, encoder=replace(config.encoder, image_size=image_size))
     encoder = StateEncoder.from_config(config.encoder, config.proprioception)
-    model = ResidualFlowWorldModel(config, encoder).to(device).eval()
+    name = default_dynamics(world_folder(world))
+    model = DYNAMICS[name](config, encoder).to(device).eval()
     features = torch.randn(num_envs, model.num_tokens, model.channels, device=device)
     actions = torch.rand(num_envs, model.chunk_length, model.action_dim, device=device) * 2 - 1
-    noise = torch.randn(num_envs, *(model.noise_shape or ()), device=device)
+    shape = model.noise_shape
+    noise = None if shape is None else torch.randn(num_envs, *shape, device=device)
 
     @torch.inference_mode()
     def call() -> None:
@@ -104,7 +104,7 @@ def prediction(num_envs: int, device: str, world: str, image_size: int) -> Conte
         _wait_for(device)
 
     setting = f"envs={num_envs},device={device},patch_tokens={encoder.patch_tokens}"
-    return Contender("residual_flow", setting, num_envs * model.chunk_length, call, num_envs)
+    return Contender(name, setting, num_envs * model.chunk_length, call, num_envs)
 
 
 def tuned_robosuite(processes: int, world: str, *, task: str = "Lift") -> Contender:

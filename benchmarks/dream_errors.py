@@ -12,7 +12,7 @@ from benchmarks.held_out import HeldOut
 from benchmarks.probes import AttentiveProbe
 from benchmarks.results import Row
 from benchmarks.rollout_errors import rollout_errors
-from world_models.io import dynamics_in, load_model
+from world_models.io import load_model
 from world_models.open_loop import open_loop
 
 
@@ -20,12 +20,12 @@ def dream_error_rows(folder: Path, held_out: HeldOut, probe: AttentiveProbe, **r
     """Errors after the last chunk, and lifts at any time that are false or missed; intervals are over episodes.
 
     Args:
-        folder: of a world; the first of its dynamics is rolled out.
+        folder: of a world; its default dynamics are rolled out.
         held_out: the episodes, encoded by that world.
         probe: reads quantities off its states.
         rest: the attributes of :class:`Row` that these rows share: bench, task, method, seeds, hardware, date, command.
     """
-    rollout = open_loop(load_model(folder, dynamics_in(folder)[0]), held_out.start, held_out.actions)
+    rollout = open_loop(load_model(folder), held_out.start, held_out.actions)
     errors = rollout_errors(rollout.features, held_out.real, held_out.start, held_out.truth, probe)
     episodes, chunks = held_out.lifted.shape
     rows = []

@@ -14,7 +14,7 @@ from agents.evaluate import EvaluateConfig, evaluate
 from agents.policies.io import load_policy
 from rla_gym.tasks import dream_id, episode_chunks, simulator_id
 from world_models.files import save_json
-from world_models.io import world_folder
+from world_models.io import default_dynamics, world_folder
 
 OF_A_WORLD = ("config.json", "model.safetensors", "demonstrations.safetensors", "success.safetensors", "success.json")
 """Files of a world that policies and dreams depend on."""
@@ -22,12 +22,13 @@ OF_A_WORLD = ("config.json", "model.safetensors", "demonstrations.safetensors", 
 
 class Outcomes(NamedTuple):
     """Of each episode ``(N,)``: success bool in the simulator, success bool in the dream that goes on from its first
-    picture, and the simulator's int64 control steps; and the task."""
+    picture, and the simulator's int64 control steps; the task, and the dream's dynamics."""
 
     real: np.ndarray
     dream: np.ndarray
     control_steps: np.ndarray
     task: str
+    dynamics: str
 
 
 def real_and_imagined(config: EvaluateConfig) -> Outcomes:
@@ -40,9 +41,11 @@ def real_and_imagined(config: EvaluateConfig) -> Outcomes:
     world, task = config.world or policy.world, policy.task
     config = replace(config, env=config.env or simulator_id(task), max_chunks=config.max_chunks or episode_chunks(task))
     real = _evaluated(config, world, ())
-    dreams = replace(config, env=dream_id(task), initial_states="simulator")
+    dynamics = default_dynamics(world_folder(world), config.dynamics)
+    dreams = replace(config, env=dream_id(task), initial_states="simulator", dynamics=dynamics)
     imagined = _evaluated(dreams, world, ("dynamics", "prediction_length"))
-    return Outcomes(np.array(real["success"]), np.array(imagined["success"]), np.array(real["control_steps"]), task)
+    successes = np.array(real["success"]), np.array(imagined["success"])
+    return Outcomes(*successes, np.array(real["control_steps"]), task, dynamics)
 
 
 def _evaluated(config: EvaluateConfig, world: str, of_dreams: tuple[str, ...]) -> dict[str, list]:

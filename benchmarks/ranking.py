@@ -14,7 +14,7 @@ from benchmarks.outcomes import real_and_imagined
 from benchmarks.plots import plot_ranking
 from benchmarks.results import Row, print_rows, provenance, write_rows
 from rla_gym.ground_truth.seeds import REPORT_SEEDS
-from world_models.config import DEFAULT_DYNAMICS, DynamicsName
+from world_models.config import DynamicsName
 from world_models.devices import choose_device
 from world_models.files import beside
 
@@ -26,7 +26,7 @@ class RankingConfig:
     Attributes:
         policies: policy folders, at least three; of different quality, else there is nothing to rank.
         world: bundled name, path or ``hf://owner/name`` whose dream ranks; None takes each policy's own.
-        dynamics: which of the world's dynamics rank.
+        dynamics: which of the world's dynamics rank; None for its default.
         prediction_length: actions after which the dream predicts a state; None for the world's own.
         episodes: of each policy, in the simulator (on the report seeds) and in the dream.
         placement: where the simulator puts the object: ``standard`` or ``wide``.
@@ -39,7 +39,7 @@ class RankingConfig:
 
     policies: tuple[Path, ...]
     world: str | None = None
-    dynamics: DynamicsName = DEFAULT_DYNAMICS
+    dynamics: DynamicsName | None = None
     prediction_length: int | None = None
     episodes: int = 100
     placement: str = "standard"
@@ -62,7 +62,7 @@ def run(config: RankingConfig) -> list[Row]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two policies are called {twice!r}, as rows name them by their folders: rename one")
-    real, dream, task = [], [], ""
+    real, dream = [], []
     for policy in config.policies:
         outcomes = real_and_imagined(
             EvaluateConfig(
@@ -79,12 +79,11 @@ def run(config: RankingConfig) -> list[Row]:
         )
         real.append(outcomes.real)
         dream.append(outcomes.dream)
-        task = outcomes.task
-    rows = _rows(config, task, np.array(real), np.array(dream))
+    rows = _rows(config, outcomes.task, outcomes.dynamics, np.array(real), np.array(dream))
     write_rows(config.out, rows)
     plot_ranking(rows, beside(config.out, ".png"))
-    print_rows([row for row in rows if row.method == config.dynamics], f"ranking of {len(real)} policies")
-    print_rows([row for row in rows if row.method != config.dynamics], f"success, {config.episodes} episodes each")
+    print_rows([row for row in rows if row.method == outcomes.dynamics], f"ranking of {len(real)} policies")
+    print_rows([row for row in rows if row.method != outcomes.dynamics], f"success, {config.episodes} episodes each")
     return rows
 
 
@@ -110,7 +109,7 @@ def compare(real: np.ndarray, dream: np.ndarray) -> dict[str, float]:
     }
 
 
-def _rows(config: RankingConfig, task: str, real: np.ndarray, dream: np.ndarray) -> list[Row]:
+def _rows(config: RankingConfig, task: str, dynamics: str, real: np.ndarray, dream: np.ndarray) -> list[Row]:
     """Rows of outcomes (P, N) in the simulator and in the dream."""
     facts = provenance(choose_device(config.device))
     setting = f"placement={config.placement},policies={len(real)}"
@@ -124,7 +123,7 @@ def _rows(config: RankingConfig, task: str, real: np.ndarray, dream: np.ndarray)
     for metric, value in compare(real.mean(axis=1), dream.mean(axis=1)).items():
         low, high = np.quantile([sample[metric] for sample in resampled], [0.025, 0.975])
         rows.append(
-            Row("ranking", task, config.dynamics, metric, setting, value, float(low), float(high), real.size, report,
+            Row("ranking", task, dynamics, metric, setting, value, float(low), float(high), real.size, report,
                 "1", **facts)
         )  # fmt: skip
     for policy, in_simulator, in_dream in zip(config.policies, real, dream, strict=True):

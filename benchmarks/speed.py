@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from benchmarks.soak import memory
 from rla_gym.tasks import episode_chunks, get_task
 from world_models.devices import choose_device
 from world_models.files import beside
-from world_models.io import PRECISIONS, load_world, read_config, world_folder
+from world_models.io import PRECISIONS, default_dynamics, dynamics_in, load_world, read_config, world_folder
 from world_models.open_loop import open_loop
 
 Facts = dict[str, str]
@@ -88,6 +89,8 @@ def run(config: SpeedConfig) -> list[Row]:
         ImportError: robosuite or diffusers is asked for and missing.
     """
     _check(config)
+    folder = world_folder(config.world)
+    default = default_dynamics(folder)
     device, cores = str(choose_device(config.device)), len(os.sched_getaffinity(0))
     size = get_task("Lift").camera.size
     facts = provenance(device)
@@ -98,14 +101,16 @@ def run(config: SpeedConfig) -> list[Row]:
         makers += [partial(tuned_robosuite, cores, config.world), partial(camera_robosuite, cores)]
     for precision in PRECISIONS:
         makers.append(partial(matrix_product, device, precision))
-        dreams = [{"solver_steps": steps} for steps in config.solver_steps] + [{"dynamics": "regression"}]
+        dreams: list[dict[str, Any]] = [{"dynamics": name} for name in dynamics_in(folder) if name != "residual_flow"]
+        if "residual_flow" in dynamics_in(folder):
+            dreams += [{"dynamics": "residual_flow", "solver_steps": steps} for steps in config.solver_steps]
         reduced = {} if precision == "float32" else {"precision": precision}
         makers += [partial(dream, config.num_envs, device, config.world, **one, **reduced) for one in dreams]
     with ExitStack() as stack:
         contenders = _open(makers, stack)
         arithmetic = [_flops(contender) if contender.frames else 0.0 for contender in contenders]
         speeds = take_turns(contenders, config.rounds, config.seconds, config.progress)
-        profiled = _operator_rows(contenders, device, facts)
+        profiled = _operator_rows(contenders, default, device, facts)
     rows = _rows(contenders, speeds, arithmetic, facts) + profiled
     write_rows(config.out, rows)
 
@@ -128,13 +133,9 @@ def run(config: SpeedConfig) -> list[Row]:
         )
     for envs in dict.fromkeys((1, max(config.growth_envs))):
         setting = f"envs={envs},device={device}"
-        rows.append(
-            _row("residual_flow", "peak_memory_mib", setting, _memory_of(envs, device, config.world), "MiB", facts)
-        )
+        rows.append(_row(default, "peak_memory_mib", setting, _memory_of(envs, device, config.world), "MiB", facts))
     difference = _reduced_precision_difference(config.world, device)
-    rows.append(
-        _row("residual_flow", "difference_vs_error", "precision=bfloat16,chunks=6", difference, "fraction", facts)
-    )
+    rows.append(_row(default, "difference_vs_error", "precision=bfloat16,chunks=6", difference, "fraction", facts))
     write_rows(config.out, rows)
     plot_speed(rows, beside(config.out, ".png"))
     plot_operators(profiled, beside(config.out, "_operators.png"))
@@ -203,14 +204,12 @@ def _rows(
     return rows
 
 
-def _operator_rows(contenders: Sequence[Contender], device: str, facts: Facts) -> list[Row]:
-    """Where the time of the dreams' steps goes, for the residual flow with fewest solver steps in each precision."""
-    fewest = {
-        contender.precision: contender for contender in reversed(contenders) if contender.method == "residual_flow"
-    }
+def _operator_rows(contenders: Sequence[Contender], dynamics: str, device: str, facts: Facts) -> list[Row]:
+    """Where the time of the dreams' steps goes, for these dynamics, with fewest solver steps, in each precision."""
+    fewest = {contender.precision: contender for contender in reversed(contenders) if contender.method == dynamics}
     return [
         _row(
-            "residual_flow",
+            dynamics,
             "share_of_step",
             f"operator={name},precision={precision}",
             np.array([share]),

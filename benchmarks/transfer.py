@@ -287,8 +287,9 @@ def _variant(config: TransferConfig, method: str) -> str:
     return "".join(f",{name}={value}" for name, value in chosen.items()) if method in IN_THE_DREAM else ""
 
 
-def _dynamics(method: str) -> DynamicsName:
-    return "regression" if method.endswith("_regression") else "residual_flow"
+def _dynamics(method: str) -> DynamicsName | None:
+    """Dynamics of a method's dreams: the regression where its name says so, else the world's default."""
+    return "regression" if method.endswith("_regression") else None
 
 
 def _rows(

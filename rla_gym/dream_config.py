@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rewards.video_aligned import check_reward_name
 from rla_gym.arguments import bonus, flag, integer, integer_or_none, number, one_of, text
 from rla_gym.initial_states import INITIAL_STATES
-from world_models.config import DEFAULT_DYNAMICS
 
 if TYPE_CHECKING:
     import torch
@@ -31,10 +30,10 @@ class DreamConfig:
             device, lengths of chunks and predictions) is checked when the world is loaded.
     """
 
-    dynamics: str = DEFAULT_DYNAMICS
-    """Which of the world's dynamics predicts: "residual_flow" (a mixer regression and a flow on what it leaves; nearly
-    deterministic with one solver step), "regression" (the mixer alone; deterministic), "score_sampler" (samples around
-    the regression, by a proper score) or "rla_wm" (the paper's model); the last two are in no bundled world."""
+    dynamics: str | None = None
+    """Which of the world's dynamics predicts; None for the world's default. There are "score_sampler" (samples what may
+    come, by a proper score), "regression" (one answer, cheap), "residual_flow" (a regression and a flow on what it
+    leaves; nearly deterministic with one solver step) and "rla_wm" (the paper's model; in no bundled world)."""
     device: str | torch.device = "cpu"
     """Where the world predicts: a torch device."""
     precision: str = "float32"
@@ -65,7 +64,9 @@ class DreamConfig:
     limit."""
 
     def __post_init__(self) -> None:
-        text(dynamics=self.dynamics, precision=self.precision)
+        text(precision=self.precision)
+        if self.dynamics is not None:
+            text(dynamics=self.dynamics)
         check_reward_name(self.reward)
         one_of(INITIAL_STATES, initial_states=self.initial_states)
         checked: dict[str, Any] = {

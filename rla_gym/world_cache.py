@@ -15,7 +15,7 @@ import torch
 from rewards.success import SuccessDetector
 from world_models.encoders.state import StateEncoder
 from world_models.files import tensor_bytes
-from world_models.io import World, load_encoder, load_world, world_folder
+from world_models.io import World, default_dynamics, load_encoder, load_world, world_folder
 
 Key = tuple[Any, ...]
 
@@ -64,12 +64,14 @@ _lock = threading.RLock()
 
 def acquire_world(
     world: str | Path,
-    dynamics: str,
+    dynamics: str | None,
     device: torch.device,
     precision: str = "float32",
     prediction_length: int | None = None,
 ) -> tuple[Key, OpenWorld]:
-    """The world, loaded if no environment of this process has it open; :func:`release` the key when done with it.
+    """The world with these dynamics, or its default ones; :func:`release` the key when done with it.
+
+    It is loaded only if no environment of this process has it open.
 
     A world whose files changed since (after a training, say) is loaded anew.
 
@@ -78,6 +80,7 @@ def acquire_world(
             as the loaders say.
     """
     folder = world_folder(world)
+    dynamics = default_dynamics(folder, dynamics)
 
     def load() -> OpenWorld:
         loaded = load_world(

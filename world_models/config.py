@@ -14,9 +14,10 @@ from world_models.heads.rgb_decoder import RGBDecoderConfig
 FORMAT = 6
 DynamicsName = Literal["residual_flow", "regression", "score_sampler", "rla_wm"]
 """What a world's dynamics are called; :data:`world_models.io.DYNAMICS` has their classes."""
+OPTIONAL = frozenset({"prediction_length", "camera", "default_dynamics"})
+"""Keys that worlds of earlier versions lack."""
 FIX = "train the world anew, or fetch it again"
 """What is left to do about a damaged world."""
-DEFAULT_DYNAMICS: DynamicsName = "residual_flow"
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class WorldConfig:
         proprioception: number P of proprioceptive values in a frame, up to 512; 0 for a world from video alone.
         encoder, rgb_decoder: configs of these parts.
         dynamics: config of each of the world's dynamics, by name; empty for an encoder alone.
+        default_dynamics: the one that predicts where none is asked for; None for the first.
 
     Raises:
-        ValueError: a number is out of its range, or no action is named.
+        ValueError: a number is out of its range, no action is named, or the default is none of the dynamics.
     """
 
     task: str
@@ -53,6 +55,7 @@ class WorldConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     dynamics: Mapping[str, Any] = field(default_factory=dict)
+    default_dynamics: DynamicsName | None = None
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -61,6 +64,16 @@ class WorldConfig:
         )  # fmt: skip
         if not 1 <= len(self.action_names) <= 256:
             raise ValueError(f"action_names has {len(self.action_names)} names, and must have 1 to 256")
+        if self.default_dynamics is not None and self.default_dynamics not in self.dynamics:
+            raise ValueError(
+                f"default_dynamics={self.default_dynamics!r} is none of the world's dynamics, "
+                f"{', '.join(self.dynamics) or 'an encoder alone'}"
+            )
+
+    def with_dynamics(self, dynamics: Mapping[str, Any]) -> WorldConfig:
+        """The same world with these dynamics; its default stays where it is among them."""
+        default = self.default_dynamics if self.default_dynamics in dynamics else None
+        return dataclasses.replace(self, dynamics=dynamics, default_dynamics=default)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain content for JSON."""
@@ -106,5 +119,4 @@ class WorldConfig:
             name: read_dataclass(dynamics[name], of, source=f"{source}: dynamics.{name}", fix=FIX)
             for name, of in sizes.items()
         }
-        # Worlds that were converted from format 5 may lack it.
-        return read_dataclass(cls, content, source=source, fix=FIX, optional={"prediction_length", "camera"})
+        return read_dataclass(cls, content, source=source, fix=FIX, optional=OPTIONAL)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from world_models.base import WorldModel
-from world_models.config import DEFAULT_DYNAMICS, FIX, WorldConfig
+from world_models.config import FIX, DynamicsName, WorldConfig
 from world_models.data.demonstrations import DEMONSTRATIONS_FILE, Demonstrations
 from world_models.encoders.state import StateEncoder
 from world_models.files import read_json, read_tensors, save_json, save_tensors
@@ -70,7 +72,7 @@ def save_encoder(folder: Path | str, config: WorldConfig, encoder: StateEncoder)
         return
     tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     save_tensors(folder / WEIGHTS_FILE, _stored(tensors, torch.float16))
-    save_json(folder / CONFIG_FILE, dataclasses.replace(config, dynamics={}).to_dict())
+    save_json(folder / CONFIG_FILE, config.with_dynamics({}).to_dict())
 
 
 def save_model(folder: Path | str, model: WorldModel, dtype: torch.dtype = torch.float32) -> None:
@@ -97,7 +99,7 @@ def save_model(folder: Path | str, model: WorldModel, dtype: torch.dtype = torch
         dynamics = {**read_config(folder).dynamics, **dynamics}
     in_order = {name: dynamics[name] for name in DYNAMICS if name in dynamics}
     save_tensors(folder / WEIGHTS_FILE, tensors)
-    save_json(folder / CONFIG_FILE, dataclasses.replace(model.config, dynamics=in_order).to_dict())
+    save_json(folder / CONFIG_FILE, model.config.with_dynamics(in_order).to_dict())
 
 
 def dynamics_in(folder: Path) -> tuple[str, ...]:
@@ -105,14 +107,29 @@ def dynamics_in(folder: Path) -> tuple[str, ...]:
     return tuple(read_config(folder).dynamics)
 
 
+def default_dynamics(folder: Path, asked: str | None = None) -> DynamicsName:
+    """Name of the dynamics that predict in a world: those asked for, or the world's default.
+
+    Raises:
+        OSError, ValueError: as of :func:`read_config`; no dynamics are called so, or the world is an encoder alone.
+    """
+    if asked is not None:
+        _check_choice("dynamics", asked, DYNAMICS)
+        return cast(DynamicsName, asked)
+    config = read_config(folder)
+    if not config.dynamics:
+        raise ValueError(f"{folder} has no dynamics, but an encoder alone; train the world to its end")
+    return config.default_dynamics or cast(DynamicsName, next(iter(config.dynamics)))
+
+
 def load_model(
     folder: Path,
-    dynamics: str = DEFAULT_DYNAMICS,
+    dynamics: str | None = None,
     device: torch.device | str = "cpu",
     precision: str = "float32",
     prediction_length: int | None = None,
 ) -> WorldModel:
-    """The model in a world folder, frozen, on ``device``.
+    """The model in a world folder, frozen, on ``device``; of the world's default dynamics where they are None.
 
     States stay float32; with ``precision="bfloat16"`` the mixers compute in that: faster where the processor has it.
     ``prediction_length`` is the world's own where it is None.
@@ -124,9 +141,8 @@ def load_model(
         ValueError: ``dynamics``, ``precision`` or ``prediction_length`` is unknown or out of range, the folder lacks
             the dynamics, or a file is damaged.
     """
-    for name, value, choices in (("dynamics", dynamics, DYNAMICS), ("precision", precision, PRECISIONS)):
-        if value not in choices:
-            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+    dynamics = default_dynamics(folder, dynamics)
+    _check_choice("precision", precision, PRECISIONS)
     config = read_config(folder)
     if dynamics not in config.dynamics:
         raise ValueError(
@@ -149,7 +165,7 @@ def load_model(
 def load_world(
     name_or_path: str | Path = "lift",
     *,
-    dynamics: str = DEFAULT_DYNAMICS,
+    dynamics: str | None = None,
     device: torch.device | str = "cpu",
     precision: str = "float32",
     prediction_length: int | None = None,
@@ -189,6 +205,11 @@ def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str =
         fix=FIX,
     )
     return encoder.to(device)
+
+
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
 
 
 def _misfit(folder: Path) -> str:

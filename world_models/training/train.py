@@ -95,8 +95,8 @@ class TrainConfig:
             anew.
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose rollouts the data of
             the real world should hold.
-        dynamics: what is trained, one after the other: the residual flow (the default of every environment), and the
-            regression that it is compared with. The score sampler needs the regression, which it is trained around.
+        dynamics: what is trained, one after the other; the last is the world's default in every environment. The score
+            sampler needs the regression, which it is trained around.
         encoder, distillation, residual_flow, regression, score_sampler, rla_wm, rgb_decoder: the parts.
         residual_flow_optimisation, regression_optimisation, score_sampler_optimisation, rla_optimisation,
         latent_flow_optimisation, rgb_optimisation: their schedules.
@@ -122,7 +122,7 @@ class TrainConfig:
     encoder_from: str | None = None
     start_from: str | None = None
     encoder_only: bool = False
-    dynamics: tuple[DynamicsName, ...] = ("residual_flow", "regression")
+    dynamics: tuple[DynamicsName, ...] = ("regression", "residual_flow")
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     residual_flow: ResidualFlowConfig = field(default_factory=ResidualFlowConfig)
@@ -270,6 +270,7 @@ def _world_config(config: TrainConfig, dataset: EpisodeDataset, encoder: StateEn
         encoder=encoder.visual.config,
         rgb_decoder=config.rgb_decoder,
         dynamics={name: getattr(config, name) for name in DYNAMICS if name in config.dynamics},
+        default_dynamics=config.dynamics[-1],
     )
 
 
