@@ -15,6 +15,7 @@ from agents.policies.base import Policy
 from rewards.success import SuccessDetector
 from world_models.base import WorldModel
 from world_models.io import World, load_world
+from world_models.open_loop import rollout_noise
 
 try:
     import av
@@ -114,7 +115,7 @@ def _episode(
     device: str | torch.device,
 ) -> list[np.ndarray]:
     model, chunk_length = world.model, policy.chunk_length
-    generator = torch.Generator().manual_seed(seed)
+    noise = rollout_noise(model, 1, real.max_chunks, torch.Generator().manual_seed(seed))
     frame, _ = real.reset(seed=seed)
     imagined = _state(model, real, frame, device)
     dream_success = real_success = False
@@ -129,13 +130,12 @@ def _episode(
     for chunk in range(real.max_chunks):
         action = policy.act(_state(model, real, frame, device), torch.tensor([chunk], device=device))
         actions = action.view(1, chunk_length, policy.action_dim)
-        shape = model.noise_shape
-        noise = None if shape is None else torch.randn(1, *shape, generator=generator).to(device)
+        of_chunk = None if noise is None else noise[:, chunk].to(device)
         start = imagined
         for k in range(1, chunk_length + 1):
             real.control_step(actions[0, k - 1].cpu().numpy())
             frame = real.render_frame()
-            imagined = model.predict(start, actions[:, :k], noise).features
+            imagined = model.predict(start, actions[:, :k], of_chunk).features
             step += 1
             show(step)
         dream_success = dream_success or bool(detector.imagined_success(imagined, model.name)[0])

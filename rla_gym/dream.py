@@ -22,7 +22,7 @@ from rla_gym.tasks import episode_chunks
 from rla_gym.world_cache import OpenWorld
 
 # Streams of random numbers within an episode's key.
-_INITIAL_STATE, _NOISE, _OTHER_DRAWS = 0, 1, 2
+_INITIAL_STATE, _NOISE, _OTHER_DRAWS, _LASTING = 0, 1, 2, 3
 
 
 class Dream:
@@ -195,20 +195,28 @@ class Dream:
         """Probabilities (B,) of success of further draws of the next state, with noise of their own."""
         slots, probabilities = self.slots, []
         for draw in range(1, self._config.draws if self._model.stochastic else 1):
-            noise = self._noise(counter_noise.fold(slots.key, _OTHER_DRAWS, slots.taken, draw))
+            noise = self._noise(counter_noise.fold(slots.key, _OTHER_DRAWS, slots.taken, draw), draw)
             with torch.inference_mode():
                 drawn = self._model.predict(slots.features, chunk, noise, self._config.solver_steps)
                 probabilities.append(self._detector.probability(drawn.features))
         return probabilities
 
-    def _noise(self, key: Tensor) -> Tensor | None:
-        """Noise of a chunk from keys (B,) int64, a key for each of its predictions; None if the model takes none."""
+    def _noise(self, key: Tensor, draw: int = 0) -> Tensor | None:
+        """Noise of a chunk from keys (B,) int64, a key for each of its predictions; None if the model takes none.
+
+        What lasts through an episode is a matter of the episode, and of the number of the draw.
+        """
         of_chunk, of_prediction = self._model.noise_shape, self._model.prediction_noise
         if of_chunk is None or of_prediction is None:
             return None
         predictions = of_chunk[0] // of_prediction[0]
         keys = [counter_noise.fold(key, number) if number else key for number in range(predictions)]
-        return torch.cat([counter_noise.normal(prediction_key, of_prediction) for prediction_key in keys], dim=1)
+        noise = torch.cat([counter_noise.normal(prediction_key, of_prediction) for prediction_key in keys], dim=1)
+        if not self._model.lasting_noise:
+            return noise
+        lasting_key = counter_noise.fold(self.slots.key, _LASTING, draw)
+        lasting = counter_noise.normal(lasting_key, (of_prediction[0], self._model.lasting_noise))
+        return self._model.with_lasting(noise, lasting)
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._initial_states.draw(counter_noise.fold(self.slots.key, _INITIAL_STATE))

@@ -29,7 +29,7 @@ def trained() -> tuple[Crossing, MixerRegression, ScoreSampler]:
     torch.manual_seed(0)
     world, generator = Crossing(), torch.Generator().manual_seed(1)
     regression = MixerRegression(RegressionConfig(width=32, depth=2), SIDE * SIDE, CHANNELS, 2)
-    sampler = ScoreSampler(ScoreSamplerConfig(width=32, depth=2, noise=4), SIDE * SIDE, CHANNELS, 32)
+    sampler = ScoreSampler(ScoreSamplerConfig(width=32, depth=2, noise=4, lasting=2), SIDE * SIDE, CHANNELS, 32)
 
     def regress() -> Tensor:
         states, actions, later, _ = world.sample(64, generator)
@@ -38,7 +38,7 @@ def trained() -> tuple[Crossing, MixerRegression, ScoreSampler]:
     def score() -> Tensor:
         states, actions, later, _ = world.sample(64, generator)
         noise = torch.randn(64, 4, 4, generator=generator)
-        return energy_score(states[:, None] + sampler(states, regression(states, actions), noise), later)
+        return sampler.loss(states, regression(states, actions), later, noise)
 
     train(regression, regress, 200)
     train(sampler, score, 400)
@@ -102,8 +102,8 @@ def test_training_adds_it_to_a_world_and_leaves_the_regression(tmp_path: Path) -
         replace(
             config, out=tmp_path / "second", start_from=str(tmp_path / "first"),
             dynamics=("regression", "score_sampler"),
-            score_sampler=ScoreSamplerConfig(16, 1, 4), score_sampler_optimisation=few, regression_optimisation=none,
-            rgb_optimisation=none,
+            score_sampler=ScoreSamplerConfig(16, 1, noise=4, lasting=2), score_sampler_optimisation=few,
+            regression_optimisation=none, rgb_optimisation=none,
         )
     )  # fmt: skip
     assert metrics["score_sampler"]["energy_score"] > 0

@@ -64,6 +64,9 @@ class WorldModel(nn.Module):
     stochastic: ClassVar[bool] = False
     prediction_noise: tuple[int, int] | None = None
     """Shape (n, d) of the noise of a prediction; None for a deterministic model."""
+    lasting_noise: int = 0
+    """How many of the d numbers, the first ones, stay as they are through an episode: what a picture hides of a scene,
+    as its friction, does not change from chunk to chunk."""
 
     def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
         super().__init__()
@@ -92,6 +95,17 @@ class WorldModel(nn.Module):
             return None
         tokens, channels = self.prediction_noise
         return -(-self.chunk_length // self.prediction_length) * tokens, channels
+
+    def with_lasting(self, noise: Tensor, lasting: Tensor) -> Tensor:
+        """The noise of a chunk in an episode whose lasting numbers were drawn before.
+
+        Args:
+            noise: standard normal ``(B, *noise_shape)``.
+            lasting: standard normal ``(B, n, lasting_noise)``, the same for every chunk of an episode; of a chunk's own
+                noise, that is ``noise[:, :n, :lasting_noise]``.
+        """
+        repeated = lasting.repeat(1, noise.shape[1] // lasting.shape[1], 1)
+        return torch.cat([repeated, noise[:, :, self.lasting_noise :]], dim=2)
 
     def predict(
         self,

@@ -24,19 +24,28 @@ def open_loop(
     Returns:
         States ``(B, M, L, C)`` after chunk 1 to M, expected errors ``(B, M, L)`` and uncertainties ``(B, M)``, float32.
     """
-    return roll_out(model, features, actions, torch.Generator().manual_seed(seed), solver_steps)
+    noise = rollout_noise(model, len(actions), actions.shape[1], torch.Generator().manual_seed(seed))
+    return roll_out(model, features, actions, noise, solver_steps)
 
 
 def roll_out(
-    model: WorldModel, features: Tensor, actions: Tensor, generator: torch.Generator, solver_steps: int | None = None
+    model: WorldModel, features: Tensor, actions: Tensor, noise: Tensor | None, solver_steps: int | None = None
 ) -> Prediction:
-    """What :func:`open_loop` imagines, with noise from a CPU generator and with the caller's gradients."""
+    """What :func:`open_loop` imagines, with the noise of :func:`rollout_noise` and with the caller's gradients."""
     steps: list[Prediction] = []
     error = None
-    for chunk in actions.unbind(dim=1):
-        noise = None
-        if model.noise_shape is not None:
-            noise = torch.randn(len(features), *model.noise_shape, generator=generator).to(features.device)
-        steps.append(model.predict(features, chunk, noise, solver_steps, error))
+    for number, chunk in enumerate(actions.unbind(dim=1)):
+        of_chunk = None if noise is None else noise[:, number].to(features.device)
+        steps.append(model.predict(features, chunk, of_chunk, solver_steps, error))
         features, error = steps[-1].features, steps[-1].error
     return Prediction(*(torch.stack(parts, dim=1) for parts in zip(*steps, strict=True)))
+
+
+def rollout_noise(model: WorldModel, rollouts: int, chunks: int, generator: torch.Generator) -> Tensor | None:
+    """Noise ``(B, M, *noise_shape)`` of B rollouts of M chunks from a CPU generator; None if the model takes none."""
+    if model.noise_shape is None or model.prediction_noise is None:
+        return None
+    shape = rollouts, *model.noise_shape
+    of_chunks = [torch.randn(shape, generator=generator, dtype=torch.float32) for _ in range(chunks)]
+    lasting = of_chunks[0][:, : model.prediction_noise[0], : model.lasting_noise]
+    return torch.stack([model.with_lasting(noise, lasting) for noise in of_chunks], dim=1)

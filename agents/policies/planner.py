@@ -14,6 +14,7 @@ from rewards import SuccessDetector, VideoAlignedReward, make_reward
 from world_models.config import DynamicsName
 from world_models.dataclass_reader import check_ranges, read_dataclass
 from world_models.io import World, load_world
+from world_models.open_loop import rollout_noise
 
 MOST_IMAGINED = 2**16
 """Most chunks, of all candidates together, that are imagined for one state."""
@@ -118,18 +119,14 @@ class Planner(Policy):
         state, plan = features.repeat_interleave(count, dim=0), deviation.flatten(0, 1)
         unread = torch.zeros(len(state), dtype=torch.int64, device=state.device)  # time, which these rewards ignore
         alive, total, error = torch.ones_like(unread, dtype=torch.bool), state.new_zeros(len(state)), None
-        generator = torch.Generator().manual_seed(2 * self.seed + 1)
+        noise = rollout_noise(model, 1, self.horizon, torch.Generator().manual_seed(2 * self.seed + 1))
         for chunk in range(self.horizon):
             action = self.policy(state).unflatten(1, (self.chunk_length, self.action_dim))
             if chunk < self.planned:
                 action = action + plan[:, chunk]
-            noise = None
-            if model.noise_shape is not None:
-                # The same noise for all candidates: their scores differ by their actions alone.
-                shape = (1, *model.noise_shape)
-                noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(state.device)
-                noise = noise.expand(len(state), -1, -1)
-            state, error, _ = model.predict(state, action.clamp(-1.0, 1.0), noise, None, error)
+            # The same noise for all candidates: their scores differ by their actions alone.
+            shared = None if noise is None else noise[:, chunk].to(state.device).expand(len(state), -1, -1)
+            state, error, _ = model.predict(state, action.clamp(-1.0, 1.0), shared, None, error)
             success = detector.imagined_success(state, planning["dynamics"])
             earned = reward(state, unread, unread) + planning["success_bonus"] * success
             total = total + planning["gamma"] ** chunk * alive * earned

@@ -108,7 +108,7 @@ class ScoreSamplerWorldModel(MixerWorldModel):
             config.dynamics["regression"], self.num_tokens, self.channels, self.action_dim, self.proprioception_dim
         )
         self.score_sampler = ScoreSampler(sizes, self.num_tokens, self.channels, self.regression.config.width)
-        self.prediction_noise = (1, sizes.noise)
+        self.prediction_noise, self.lasting_noise = (1, sizes.noise), sizes.lasting
 
     @property
     def base_predictor(self) -> MixerRegression:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from world_models.base import WorldModel
 from world_models.files import weights_digest
-from world_models.open_loop import open_loop, roll_out
+from world_models.open_loop import open_loop, roll_out, rollout_noise
 from world_models.training.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.training.training_data import TrainingData
 
@@ -59,7 +59,8 @@ def train_expected_errors(
 
     def loss(runs: _Runs, generator: torch.Generator) -> Tensor:
         states, actions, later = runs
-        rollout = roll_out(world, states, actions, generator)
+        noise = rollout_noise(world, len(actions), actions.shape[1], generator)
+        rollout = roll_out(world, states, actions, noise)
         actual = (rollout.features - later).abs().mean(dim=3)
         apart = _log(rollout.error.mean(dim=2)) - _log(actual.mean(dim=2))
         return apart.square().mean() + TOKEN_WEIGHT * (_log(rollout.error) - _log(actual)).square().mean()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +11,28 @@ from torch import Tensor
 from world_models.files import weights_digest
 from world_models.mixer.dynamics import ScoreSamplerWorldModel
 from world_models.mixer.score_sampler import energy_score
+from world_models.open_loop import rollout_noise
 from world_models.training.optimisation import OptimisationConfig, Scalars, optimise
-from world_models.training.stages import Batch, draw_batch, full_windows, validate_open_loop, with_rollouts
+from world_models.training.stages import full_windows, validate_open_loop
 from world_models.training.training_data import TrainingData
 
 DRAWS = 4
 """Draws of each sample that the loss compares."""
+RUNS_SHARE = 8
+"""One sample in so many is a run of several chunks; where there are runs, half of the samples are single chunks. A run
+costs as much as its chunks."""
+
+
+class _Batch(NamedTuple):
+    """What the sampler learns from in one step.
+
+    Attributes:
+        chunk: windows of one chunk, as :meth:`Windows.sample` says.
+        runs: runs of several chunks, as :meth:`Windows.sample_sequence` says.
+    """
+
+    chunk: tuple[Tensor, Tensor, Tensor, Tensor]
+    runs: tuple[Tensor, Tensor, Tensor] | None
 
 
 def train_score_sampler(
@@ -30,27 +45,49 @@ def train_score_sampler(
 ) -> Scalars:
     """Train the sampler; the regression stays as it is.
 
-    A quarter of the states that it learns from are its own samples, up to ``pushed_chunks`` chunks on.
+    Beside windows of one chunk it learns from runs of up to ``pushed_chunks + 1``: several draws of a whole rollout
+    are scored after each chunk, with gradients of that chunk alone. A draw goes on from its own states, never from
+    another's, so the states after many chunks are as far from each other as from the truth, and what has happened in
+    one of them stays so.
 
     Returns:
         The stage's scalars: open-loop errors of one draw each, and the energy score of one chunk, ``energy_score``,
         beside that of the regression's single answer, ``energy_score_regression``.
     """
     sampler, regression = world.score_sampler, world.regression.requires_grad_(False)
+    horizon = world.chunk_length
 
-    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
-        states, later, actions, lengths, error = with_rollouts(world, batch, generator)
+    def draw(generator: torch.Generator, samples: int) -> _Batch:
+        if not pushed_chunks or samples < RUNS_SHARE:
+            return _Batch(data.train.sample(samples, horizon, generator), None)
+        chunk = data.train.sample(samples // 2, horizon, generator)
+        chunks = int(torch.randint(2, pushed_chunks + 2, (1,), generator=generator))
+        return _Batch(chunk, data.train.sample_sequence(samples // RUNS_SHARE, horizon, chunks, generator))
+
+    def loss(batch: _Batch, generator: torch.Generator) -> Tensor:
+        states, later, actions, lengths = batch.chunk
         with torch.no_grad():
             predicted = regression(states, actions, lengths)
         noise = torch.randn(len(states), DRAWS, sampler.config.noise, generator=generator).to(states.device)
-        draws = states[:, None] + sampler(states, predicted, noise).float()
-        expected = sampler.expected_error(predicted.tokens, error)
-        actual = (draws[:, 0].detach() - later).abs().mean(dim=2)
-        return energy_score(draws, later) + 0.1 * (expected - actual).square().mean()
+        scores, samples = [sampler.loss(states, predicted, later, noise)], [len(states)]
+        if batch.runs is not None:
+            first, run, targets = batch.runs
+            of_run = rollout_noise(world, DRAWS * len(first), run.shape[1], generator)
+            assert of_run is not None
+            states, run = first.repeat_interleave(DRAWS, dim=0), run.repeat_interleave(DRAWS, dim=0)
+            for actions, of_chunk, target in zip(*(part.unbind(dim=1) for part in (run, of_run, targets)), strict=True):
+                with torch.no_grad():
+                    predicted = regression(states, actions)
+                reached = states + sampler(states, predicted, of_chunk.to(states.device))[:, 0].float()
+                scores.append(energy_score(reached.unflatten(0, (-1, DRAWS)), target))
+                samples.append(len(target))
+                states = reached.detach()
+        weights = torch.tensor(samples, device=scores[0].device) / sum(samples)
+        return (weights * torch.stack(scores)).sum()
 
     def validate() -> Scalars:
         generator = torch.Generator().manual_seed(0)
-        states, later, actions = full_windows(data.validation, 256, world.chunk_length)
+        states, later, actions = full_windows(data.validation, 256, horizon)
         predicted = regression(states, actions)
         noise = torch.randn(len(states), 8, sampler.config.noise, generator=generator).to(states.device)
         draws = states[:, None] + sampler(states, predicted, noise).float()
@@ -60,7 +97,4 @@ def train_score_sampler(
 
     key = {**key, "regression": weights_digest(regression), "score_sampler": vars(sampler.config)}
     key |= {"pushed_chunks": pushed_chunks, "chunk_length": world.chunk_length, "draws": DRAWS}
-    return optimise(
-        "score_sampler", sampler, partial(draw_batch, world, data.train, pushed_chunks, proprioception=False), loss,
-        optimisation, folder, key=key, validate=validate,
-    )  # fmt: skip
+    return optimise("score_sampler", sampler, draw, loss, optimisation, folder, key=key, validate=validate)

@@ -20,7 +20,7 @@ from world_models.files import check_tensors, read_metadata, read_tensors, save_
 from world_models.heads.rgb_decoder import RGBDecoder
 from world_models.mixer.dynamics import MixerWorldModel, RegressionWorldModel, ResidualFlowWorldModel
 from world_models.mixer.latent_projection import LatentProjection
-from world_models.open_loop import open_loop, roll_out
+from world_models.open_loop import open_loop, roll_out, rollout_noise
 from world_models.training.checkpoint import FIX
 from world_models.training.optimisation import OptimisationConfig, Scalars, optimise
 from world_models.training.training_data import TrainingData
@@ -184,12 +184,10 @@ def draw_batch(
     pushed_chunks: int,
     generator: torch.Generator,
     samples: int,
-    *,
-    proprioception: bool = True,
 ) -> Batch:
     """Windows for dynamics; a quarter of them are runs, where states may be pushed on by as many chunks.
 
-    With ``proprioception`` there are further windows on which only that is predicted, where the world has it.
+    There are further windows on which only proprioception is predicted, where the world has it.
     """
     horizon = world.chunk_length
     pushed = samples // 4 if pushed_chunks else 0
@@ -199,7 +197,7 @@ def draw_batch(
         chunks = int(torch.randint(1, pushed_chunks + 1, (1,), generator=generator))
         states, actions, later = windows.sample_sequence(pushed, horizon, chunks + 1, generator)
         runs = states, actions, later[:, -1]
-    if world.proprioception_dim and proprioception:
+    if world.proprioception_dim:
         further = windows.sample(PROPRIOCEPTION_WINDOWS * samples, horizon, generator)
     return Batch(chunk, runs, further)
 
@@ -218,7 +216,8 @@ def with_rollouts(
         return states, later, actions, lengths, no_error
     first, run, target = batch.runs
     with torch.no_grad():
-        pushed = roll_out(world, first, run[:, :-1], generator, solver_steps=1)
+        noise = rollout_noise(world, len(first), run.shape[1] - 1, generator)
+        pushed = roll_out(world, first, run[:, :-1], noise, solver_steps=1)
     full = torch.full((len(run),), world.chunk_length, dtype=lengths.dtype, device=lengths.device)
     return (
         torch.cat([states, pushed.features[:, -1]]),
