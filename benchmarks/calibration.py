@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from agents.statistics import bootstrap_mean
+from benchmarks.ensemble_regression import EnsembleRegression
 from benchmarks.gaussian_regression import GaussianRegression
 from benchmarks.held_out import Views
 from benchmarks.hidden_truth import Truth, read_truth
@@ -36,7 +37,7 @@ from benchmarks.results import Row, print_rows, provenance, write_rows
 from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, spread
 from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
-from world_models.files import beside
+from world_models.files import beside, weights_digest
 from world_models.io import dynamics_in, load_model, read_config, world_folder
 from world_models.mixer.dynamics import RegressionWorldModel
 from world_models.open_loop import open_loop
@@ -53,7 +54,8 @@ class CalibrationConfig:
 
     Attributes:
         data: the dataset; its training episodes fit the probe, and those of ``split`` are predicted.
-        world: names, paths or ``hf://owner/name`` of worlds with one encoder; all of their dynamics are contenders.
+        world: names, paths or ``hf://owner/name`` of worlds with one encoder; all of their dynamics are contenders, and
+            so is an ensemble of their regressions, where these differ.
         split: which episodes; ``report`` for numbers that are published.
         truth: folder of what ``rla-gym bench hidden-truth`` wrote; None leaves the settings ``hidden`` and
             ``deterministic`` out.
@@ -117,6 +119,7 @@ def run(config: CalibrationConfig) -> list[Row]:
     rows: list[Row] = []
     for setting, truth in truths.items():
         scores = _Scores(config, setting, truth, view.probe, read_config(folders[0]).task)
+        members: dict[str, RegressionWorldModel] = {}
         for folder in folders:
             for name in dynamics_in(folder):
                 of_world = "" if len(folders) == 1 else f", {folder.name}"
@@ -124,6 +127,9 @@ def run(config: CalibrationConfig) -> list[Row]:
                 scores.add(name + of_world, model)
                 if isinstance(model, RegressionWorldModel):
                     scores.add(f"{GAUSSIAN}{of_world}", GaussianRegression.around(model))
+                    members.setdefault(weights_digest(model.regression.mixer), model)
+        if len(members) > 1:
+            scores.add(f"ensemble of {len(members)} regressions", EnsembleRegression.of([*members.values()]))
         scores.add_floor()
         rows += scores.finished()
     write_rows(config.out, rows)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.calibration import CalibrationConfig, run
+from benchmarks.ensemble_regression import EnsembleRegression
 from benchmarks.hidden_truth import read_truth, replays_of
 from benchmarks.moments import Moment
 from benchmarks.probes import ProbeConfig
@@ -31,6 +32,9 @@ from rla_gym.ground_truth.recording import EpisodeRecorder
 from rla_gym.ground_truth.recording_config import RecordingConfig
 from tests.synthetic_dataset import write_moving_square
 from world_models.files import save_json
+from world_models.io import load_model
+from world_models.mixer.dynamics import RegressionWorldModel
+from world_models.open_loop import open_loop
 
 
 def test_scores_by_hand() -> None:
@@ -185,3 +189,21 @@ def test_recordings_under_hidden_causes_are_others_and_reproducible() -> None:
     assert np.array_equal(without.columns["simulator.state"][0], hidden.columns["simulator.state"][0])
     assert not np.allclose(without.columns["simulator.state"][-1], hidden.columns["simulator.state"][-1])
     assert without.columns.keys() == hidden.columns.keys()  # nothing tells
+
+
+def test_an_ensemble_keeps_to_one_member_through_a_rollout(tiny_world_folder: Path) -> None:
+    one, other = (cast(RegressionWorldModel, load_model(tiny_world_folder, "regression")) for _ in range(2))
+    torch.manual_seed(1)
+    for parameter in other.regression.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    ensemble = EnsembleRegression.of([one, other])
+    start = torch.randn(1, one.num_tokens, one.channels).expand(64, -1, -1)
+    actions = torch.rand(1, 3, 8, one.action_dim).expand(64, -1, -1, -1)
+    drawn = open_loop(ensemble, start, actions).features
+    futures = [open_loop(member, start[:1], actions[:1]).features for member in (one, other)]
+    of_member = torch.stack([(drawn - future).abs().amax(dim=(2, 3)) < 1e-4 for future in futures])  # (2, B, M)
+    assert of_member.any(dim=0).all()
+    assert of_member.eq(of_member[:, :, :1]).all()  # whose it is after the first chunk, it stays
+    assert 16 < int(of_member[0, :, 0].sum()) < 48
+    with pytest.raises(ValueError, match="two regressions"):
+        EnsembleRegression.of([one])
