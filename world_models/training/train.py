@@ -73,9 +73,9 @@ class TrainConfig:
         task: name of the task; a world of a task that rla-gym does not know opens as ``RLAWM-v0``, by its folder.
         chunk_length: most actions in a chunk.
         proprioception: put the dataset's column ``observation.state`` into the state, where it has one.
-        pushed_chunks: the world model trains a quarter of the time on states that it predicted itself, up to this many
-            chunks on (the pushforward trick, arXiv 2202.03376), so that rollouts stay accurate; fewer where episodes
-            are shorter, 0 for never.
+        pushed_chunks: the world model also trains on states that it predicted itself, up to this many chunks on (the
+            pushforward trick, arXiv 2202.03376), so that rollouts stay accurate; fewer where episodes are shorter, 0
+            for never.
         longest_rollout: chunks of the longest rollouts on which expected errors are trained and calibrated; fewer where
             episodes are shorter.
         first_frame_share: part of the training windows that start at an episode's first frame, as most imagined
@@ -122,7 +122,7 @@ class TrainConfig:
     encoder_from: str | None = None
     start_from: str | None = None
     encoder_only: bool = False
-    dynamics: tuple[DynamicsName, ...] = ("regression", "residual_flow")
+    dynamics: tuple[DynamicsName, ...] = ("regression", "score_sampler")
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     residual_flow: ResidualFlowConfig = field(default_factory=ResidualFlowConfig)
