@@ -13,7 +13,7 @@ MOSTLY_NEAR_MISSES := --near-miss 0.6 --noisy 0.2 --expert 0.15 --play 0.05
 STACKING := --placement standard
 OF_ALL_KINDS := --expert 0.3 --noisy 0.15 --near-miss 0.3 --play 0.1 --grasp 0.08 --hasty-grasp 0.07
 
-.PHONY: setup gl demo world world-stack world-seeds world-gpu world-rla-wm world-paper world-sampler world-sampler-gpu ablation encoders test fuzz lint clean
+.PHONY: setup gl demo world world-stack world-seeds world-gpu world-rla-wm world-paper world-sampler world-sampler-gpu calibration ablation encoders test fuzz lint clean
 
 setup: gl
 	$(PYTHON) -m venv $(VENV)
@@ -158,6 +158,34 @@ world-sampler-gpu: data/lift/complete
 		--score-sampler-optimisation.batch-size 256; done
 	$(BIN)/rla-gym bench calibration data/lift --world worlds/lift_sampler_gpu0 worlds/lift_sampler_gpu1 \
 		worlds/lift_sampler_gpu2 --out worlds/lift_sampler_gpu0/calibration.json
+
+# Does a dream know what it cannot see? Episodes under hidden friction, mass and actuation noise, worlds trained on them,
+# and 32 replays of moments around a grasp, against which all draws are scored; the same without hidden causes as control.
+calibration: worlds/hidden/success.json worlds/hidden_1/success.json worlds/hidden_2/success.json \
+		truth/hidden/complete truth/deterministic/complete
+	$(BIN)/rla-gym bench calibration data/lift_hidden --truth truth \
+		--world worlds/hidden worlds/hidden_1 worlds/hidden_2 --out benchmarks/results/calibration_hidden.json
+
+data/lift_hidden/complete:
+	$(BIN)/rla-gym collect Lift --hidden --episodes 300 --out data/lift_hidden
+	$(BIN)/rla-gym collect Lift --hidden --episodes 700 --out data/lift_hidden $(MOSTLY_NEAR_MISSES)
+	$(BIN)/rla-gym collect Lift --hidden --episodes 1200 --out data/lift_hidden $(ONLY_GRASPS)
+	touch $@
+
+# The sampler of the first world is trained around its regression; the regressions of the others make an ensemble with it.
+HIDDEN_SCHEDULE := --regression-optimisation.iterations 2000 --rgb-optimisation.iterations 1 --error-optimisation.iterations 200
+worlds/hidden/success.json: data/lift_hidden/complete
+	$(BIN)/rla-gym train data/lift_hidden --out worlds/hidden --encoder-from lift $(HIDDEN_SCHEDULE) --pushed-chunks 5 \
+		--dynamics residual_flow rla_wm regression score_sampler --residual-flow-optimisation.iterations 2000 \
+		--score-sampler-optimisation.iterations 2000
+
+worlds/hidden_%/success.json: data/lift_hidden/complete
+	$(BIN)/rla-gym train data/lift_hidden --out worlds/hidden_$* --encoder-from lift $(HIDDEN_SCHEDULE) --pushed-chunks 5 \
+		--dynamics regression --seed $*
+
+truth/%/complete: data/lift_hidden/complete
+	$(BIN)/rla-gym bench hidden-truth data/lift_hidden --out $(@D) $(if $(filter deterministic,$*),--no-hidden)
+	touch $@
 
 # What each choice of the recipe buys, and which encoder: short trainings, one core each, so `make -j 2` takes two.
 SHORT := --dynamics residual_flow --residual-flow-optimisation.iterations 1000 \
