@@ -14,7 +14,7 @@ from tests.conftest import add_detector, save_tiny_world
 from tests.dreams import actions_for, assert_same, rollout
 from world_models.base import WorldModel
 from world_models.io import load_encoder, load_model, read_config, save_model
-from world_models.mixer.dynamics import RegressionWorldModel, ScoreSamplerWorldModel
+from world_models.mixer.dynamics import ScoreSamplerWorldModel
 from world_models.mixer.score_sampler import ScoreSamplerConfig
 from world_models.open_loop import open_loop, rollout_noise
 
@@ -28,9 +28,6 @@ def sampler_world(folder: Path, lasting: int) -> Path:
     sizes = {**config.dynamics, "score_sampler": ScoreSamplerConfig(16, 1, NOISE, lasting)}
     torch.manual_seed(1)
     model = ScoreSamplerWorldModel(replace(config, dynamics=sizes), encoder)
-    regression = load_model(folder, "regression")
-    assert isinstance(regression, RegressionWorldModel)
-    model.regression = regression.regression
     for parameter in model.score_sampler.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     save_model(folder, model)

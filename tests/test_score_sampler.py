@@ -29,7 +29,8 @@ def trained() -> tuple[Crossing, MixerRegression, ScoreSampler]:
     torch.manual_seed(0)
     world, generator = Crossing(), torch.Generator().manual_seed(1)
     regression = MixerRegression(RegressionConfig(width=32, depth=2), SIDE * SIDE, CHANNELS, 2)
-    sampler = ScoreSampler(ScoreSamplerConfig(width=32, depth=2, noise=4, lasting=2), SIDE * SIDE, CHANNELS, 32)
+    sizes = ScoreSamplerConfig(width=32, depth=2, noise=4, lasting=2)
+    sampler = ScoreSampler(sizes, regression.config, SIDE * SIDE, CHANNELS, 2)
 
     def regress() -> Tensor:
         states, actions, later, _ = world.sample(64, generator)
@@ -38,19 +39,20 @@ def trained() -> tuple[Crossing, MixerRegression, ScoreSampler]:
     def score() -> Tensor:
         states, actions, later, _ = world.sample(64, generator)
         noise = torch.randn(64, 4, 4, generator=generator)
-        return sampler.loss(states, regression(states, actions), later, noise)
+        return sampler.loss(states, actions, later, noise)
 
     train(regression, regress, 200)
+    sampler.base.load_state_dict(regression.state_dict())
     train(sampler, score, 400)
     return world, regression, sampler
 
 
 def draws_of(trained: tuple[Crossing, MixerRegression, ScoreSampler], count: int, seed: int) -> tuple[Tensor, ...]:
-    world, regression, sampler = trained
+    world, _, sampler = trained
     generator = torch.Generator().manual_seed(seed)
     states, actions, later, row = world.sample(count, generator)
     noise = torch.randn(count, 8, 4, generator=generator)
-    return states[:, None] + sampler(states, regression(states, actions), noise), later, row
+    return states[:, None] + sampler(states, actions, noise).change, later, row
 
 
 def test_draws_fall_into_both_futures_in_their_shares(trained) -> None:
@@ -108,11 +110,12 @@ def test_training_adds_it_to_a_world_and_leaves_the_regression(tmp_path: Path) -
     )  # fmt: skip
     assert metrics["score_sampler"]["energy_score"] > 0
     before = load_model(tmp_path / "first", "regression")
-    model = load_model(tmp_path / "second", "score_sampler")
+    model, after = (load_model(tmp_path / "second", name) for name in ("score_sampler", "regression"))
+    assert isinstance(after, RegressionWorldModel)
     assert isinstance(before, RegressionWorldModel)
     for name, tensor in before.regression.state_dict().items():
         if not name.startswith("expected_error"):
-            torch.testing.assert_close(model.regression.state_dict()[name], tensor)
+            torch.testing.assert_close(after.regression.state_dict()[name], tensor)
     features, actions = torch.randn(2, model.num_tokens, model.channels), torch.rand(2, 8, model.action_dim)
     noises = torch.randn(2, 2, *model.noise_shape)  # type: ignore[misc]
     one, other = (model.predict(features, actions, noise).features for noise in noises)

@@ -46,7 +46,7 @@ class WorldModel(nn.Module):
         name: of the dynamics, and of the submodule that holds their weights.
         config_type: dataclass of their config.
         parts: names of the submodules, which a world's weights are stored by.
-        requires: names of other dynamics of the world, whose weights it uses.
+        requires: names of other dynamics of the world, whose sizes it shares; its training begins with their weights.
         stochastic: whether two predictions of the same chunk may differ, by their noise.
         num_tokens: tokens L of a state.
         channels: channels C of a token.

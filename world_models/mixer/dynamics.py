@@ -93,26 +93,26 @@ class RegressionWorldModel(MixerWorldModel):
 
 
 class ScoreSamplerWorldModel(MixerWorldModel):
-    """The world's regression, and a sampler of what it cannot know: one pass, trained by a proper score."""
+    """Samples of what may come: a regression and a sampler around it, one pass of each, trained by a proper score."""
 
     name = "score_sampler"
     config_type = ScoreSamplerConfig
-    parts = (*MixerWorldModel.parts, "regression", "score_sampler")
+    parts = (*MixerWorldModel.parts, "score_sampler")
     requires = ("regression",)
     stochastic = True
 
     def __init__(self, config: WorldConfig, encoder: StateEncoder, rgb_decoder: RGBDecoder | None = None) -> None:
         super().__init__(config, encoder, rgb_decoder)
         sizes: ScoreSamplerConfig = config.dynamics[self.name]
-        self.regression = MixerRegression(
-            config.dynamics["regression"], self.num_tokens, self.channels, self.action_dim, self.proprioception_dim
-        )
-        self.score_sampler = ScoreSampler(sizes, self.num_tokens, self.channels, self.regression.config.width)
+        self.score_sampler = ScoreSampler(
+            sizes, config.dynamics["regression"], self.num_tokens, self.channels, self.action_dim,
+            self.proprioception_dim,
+        )  # fmt: skip
         self.prediction_noise, self.lasting_noise = (1, sizes.noise), sizes.lasting
 
     @property
     def base_predictor(self) -> MixerRegression:
-        return self.regression
+        return self.score_sampler.base
 
     @property
     def expected_error(self) -> ExpectedErrorHead:
@@ -122,7 +122,6 @@ class ScoreSamplerWorldModel(MixerWorldModel):
         self, features: Tensor, actions: Tensor, noise: Tensor | None, solver_steps: int | None, error: Tensor | None
     ) -> Prediction:
         assert noise is not None
-        predicted = self.regression(features, actions)
-        reached = features + self.score_sampler(features, predicted, noise)[:, 0].float()
+        change, predicted = self.score_sampler(features, actions, noise)
         expected = self.expected_error(predicted.tokens, error)
-        return Prediction(reached, expected, self.expected_error.uncertainty(expected))
+        return Prediction(features + change[:, 0], expected, self.expected_error.uncertainty(expected))

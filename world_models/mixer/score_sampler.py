@@ -1,14 +1,15 @@
 """A sampler of next states in one pass, trained by a proper score: noise decides which of the possible futures comes.
 
-A frozen regression predicts the next state. A second mixer, steered by a few numbers of noise, moves that prediction to
-one of the states that may come, as far at each token as the regression errs there. Its loss is the energy score
-(Gneiting and Raftery 2007) of several draws, which no other distribution minimises than the true one: draws must be
-near what came, and as far from each other as from it. Weather models are trained so (FGN, arXiv 2506.10772).
+A regression predicts the next state. A second mixer, steered by a few numbers of noise, moves that prediction to one of
+the states that may come, as far at each token as the regression expects to err there. Both are trained by the energy
+score (Gneiting and Raftery 2007) of several draws, which no other distribution minimises than the true one: draws must
+be near what came, and as far from each other as from it. Weather models are trained so (FGN, arXiv 2506.10772).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,14 @@ from torch.nn import functional as F
 from world_models.dataclass_reader import check_ranges
 from world_models.heads.expected_error import ExpectedErrorHead
 from world_models.mixer.blocks import Mixer, MixerBlock, Mixing
-from world_models.mixer.regression import ResidualPrediction
+from world_models.mixer.regression import MixerRegression, RegressionConfig, ResidualPrediction
 
 SMALL = 0.02
 """Spread of the initial weights that noise acts through: from zero, all draws would be alike, and stay so."""
+BASE_WEIGHT = 0.3
+"""Weight of the regression's own loss beside the energy score: it goes on predicting states, and its errors."""
 ERROR_WEIGHT = 0.1
-"""Weight of the squared errors of expected errors beside the energy score."""
+"""Weight of the squared error of expected errors beside the energy score."""
 ROUNDING = 1e-6
 """Added under square roots: the slope of a distance has no limit at zero."""
 
@@ -53,25 +56,48 @@ class ScoreSamplerConfig:
         check_ranges(self, width=(2, 8192), depth=(1, 128), noise=(1, 4096), lasting=(0, self.noise))
 
 
+class ScoreSample(NamedTuple):
+    """Draws of a :class:`ScoreSampler`.
+
+    Attributes:
+        change: of the state ``(B, D, L, C)``.
+        predicted: what the regression says, around which they are drawn.
+    """
+
+    change: Tensor
+    predicted: ResidualPrediction
+
+
 class ScoreSampler(nn.Module):
-    """Moves a regression's prediction to a sample.
+    """A regression, and what moves its prediction to a sample.
 
     Args:
         config: sizes.
+        base: sizes of the regression.
         num_tokens: tokens L of a state.
         channels: channels C of a token.
-        base_width: channels W of the regression's hidden tokens.
+        action_dim: dimensions A of one action.
+        proprioception_dim: values R in the proprioceptive token; 0 for a world from video alone.
     """
 
-    def __init__(self, config: ScoreSamplerConfig, num_tokens: int, channels: int, base_width: int) -> None:
+    def __init__(
+        self,
+        config: ScoreSamplerConfig,
+        base: RegressionConfig,
+        num_tokens: int,
+        channels: int,
+        action_dim: int,
+        proprioception_dim: int = 0,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.base = MixerRegression(base, num_tokens, channels, action_dim, proprioception_dim)
         self.noise_in = nn.Sequential(
             nn.Linear(config.noise, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
         )
-        self.state_in = nn.Linear(base_width, config.width)
+        self.state_in = nn.Linear(base.width, config.width)
         self.mixer = Mixer(
-            num_tokens, 2 * channels + base_width, config.width, config.depth, modulated=True, mixing=config.mixing
+            num_tokens, 2 * channels + base.width, config.width, config.depth, modulated=True, mixing=config.mixing
         )
         self.move_out = nn.Linear(config.width, channels)
         for layer in (
@@ -80,41 +106,41 @@ class ScoreSampler(nn.Module):
         ):
             assert layer is not None
             nn.init.normal_(layer.weight, std=SMALL)
-        self.error_of_regression = ExpectedErrorHead(base_width)
-        self.expected_error = ExpectedErrorHead(base_width)
+        self.expected_error = ExpectedErrorHead(base.width)
 
-    def forward(self, features: Tensor, predicted: ResidualPrediction, noise: Tensor) -> Tensor:
+    def forward(self, features: Tensor, actions: Tensor, noise: Tensor, lengths: Tensor | None = None) -> ScoreSample:
         """Samples of the change of a state.
 
         Args:
             features: states ``(B, L, C)``.
-            predicted: what the regression says of them; no gradient reaches it.
+            actions: chunks ``(B, K, A)``.
             noise: standard normal ``(B, D, n)`` for D draws of each, n of :attr:`ScoreSamplerConfig.noise`.
-
-        Returns:
-            Changes of the state ``(B, D, L, C)``.
+            lengths: valid steps ``(B,)`` int64 of each chunk; None means all K.
         """
-        draws = noise.shape[1]
-        residual, tokens = predicted.residual.detach().to(features.dtype), predicted.tokens.detach()
+        draws, predicted = noise.shape[1], self.base(features, actions, lengths)
+        residual, tokens = predicted.residual.to(features.dtype), predicted.tokens
         inputs = torch.cat([features, residual, tokens.to(features.dtype)], dim=-1)
         condition = self.noise_in(noise) + self.state_in(tokens.mean(dim=1))[:, None]
         moved = self.move_out(self.mixer(inputs.repeat_interleave(draws, dim=0), condition.flatten(0, 1)))
-        size = self.error_of_regression(tokens, None).detach()[:, None, :, None].to(features.dtype)
-        return residual[:, None] + size * moved.unflatten(0, (-1, draws)).to(features.dtype)
+        size = predicted.error.detach()[:, None, :, None].to(features.dtype)
+        change = residual[:, None] + size * moved.unflatten(0, (-1, draws)).to(features.dtype)
+        return ScoreSample(change.float(), predicted)
 
-    def loss(self, features: Tensor, predicted: ResidualPrediction, target: Tensor, noise: Tensor) -> Tensor:
-        """Energy score of the draws, and the squared errors of both expected errors; a scalar.
+    def loss(
+        self, features: Tensor, actions: Tensor, target: Tensor, noise: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Energy score of the draws, loss of the regression, and squared error of expected errors; a scalar.
 
         Args:
-            features, predicted, noise: as of :meth:`forward`, with at least two draws.
+            features, actions, noise, lengths: as of :meth:`forward`, with at least two draws.
             target: states ``(B, L, C)`` that came.
         """
-        draws = features[:, None] + self(features, predicted, noise).float()
-        one_error = (draws[:, 0].detach() - target).abs().mean(dim=2)
-        regression_error = (features + predicted.residual.detach().float() - target).abs().mean(dim=2)
-        errors = F.mse_loss(self.expected_error(predicted.tokens, None), one_error)
-        errors = errors + F.mse_loss(self.error_of_regression(predicted.tokens, None), regression_error)
-        return energy_score(draws, target) + ERROR_WEIGHT * errors
+        change, predicted = self(features, actions, noise, lengths)
+        draws = features[:, None] + change
+        wrong_by = (draws[:, 0].detach() - target).abs().mean(dim=2)
+        error = F.mse_loss(self.expected_error(predicted.tokens, None), wrong_by)
+        of_base = self.base.loss(predicted, features, target)
+        return energy_score(draws, target) + BASE_WEIGHT * of_base + ERROR_WEIGHT * error
 
 
 def energy_score(draws: Tensor, target: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ Draw = Callable[[torch.Generator, int], Any]
 """Draws a number of samples with a source of randomness on the CPU, in a thread of its own and a batch ahead."""
 Loss = Callable[[Any, torch.Generator], Tensor]
 """The scalar mean loss of what was drawn; its own chance goes on with the generator that it was drawn with."""
+FINE_TUNING = 0.3
+"""Part of the learning rate that weights have which were trained before."""
 LOG_EVERY = 20
 """Iterations between two losses in TensorBoard."""
 
@@ -86,6 +88,7 @@ def optimise(
     key: dict[str, Any],
     validate: Callable[[], Scalars] | None = None,
     after_step: Callable[[], None] | None = None,
+    fine_tuned: nn.Module | None = None,
 ) -> Scalars:
     """Train ``module`` in place and leave the average of its weights in it.
 
@@ -103,6 +106,7 @@ def optimise(
             the micro-batch and the iteration key what is drawn, so that a resumed run draws what it would have drawn.
         validate: called with averaged weights in place; returns scalars to log.
         after_step: called after every step of the optimiser, in every process.
+        fine_tuned: part of ``module`` that was trained before, and learns at :data:`FINE_TUNING` of the rate.
 
     Returns:
         The last validation's scalars (empty without ``validate``), with ``seconds``, ``iterations`` and
@@ -114,7 +118,7 @@ def optimise(
         FloatingPointError: the loss is not finite.
     """
     processes = launched(next(module.parameters()).device.type)
-    gradients = _Gradients(name, module, draw, loss, config, processes, key["seed"])
+    gradients = _Gradients(name, module, draw, loss, config, processes, key["seed"], fine_tuned)
     processes.copy_from_main(module)
     average, identity = WeightAverage(module), {"config": _identity(config, gradients.parts), **key}
     checkpoint = StageCheckpoint(Path(folder) / f"{name}.safetensors", name, identity)
@@ -174,7 +178,7 @@ class _Gradients:
 
     def __init__(
         self, name: str, module: nn.Module, draw: Draw, loss: Loss, config: OptimisationConfig, processes: Processes,
-        seed: int,
+        seed: int, fine_tuned: nn.Module | None = None,
     ) -> None:  # fmt: skip
         self._module, self._draw, self._loss, self._config = module, draw, loss, config
         self._processes, self._seed = processes, seed
@@ -185,14 +189,19 @@ class _Gradients:
         self._process_parts = range(processes.rank, self.parts, processes.count)
         self._ahead: Iterator[tuple[Any, torch.Generator]] | None = None
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": [p for p in self._parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-                {"params": [p for p in self._parameters if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            betas=(0.9, 0.98),
-        )
+        before = set() if fine_tuned is None else set(fine_tuned.parameters())
+        self._rate_factors: list[float] = []
+        groups: list[dict[str, Any]] = []
+        for factor, parameters in (
+            (1.0, [p for p in self._parameters if p not in before]),
+            (FINE_TUNING, [p for p in self._parameters if p in before]),
+        ):
+            for matrices, decay in ((True, config.weight_decay), (False, 0.0)):
+                chosen = [p for p in parameters if (p.ndim >= 2) is matrices]
+                if chosen or factor == 1.0:
+                    groups.append({"params": chosen, "weight_decay": decay})
+                    self._rate_factors.append(factor)
+        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
     def step(self, iteration: int, first: int) -> _Step:
         """One iteration; ``first`` is the one that this run began with."""
@@ -200,8 +209,8 @@ class _Gradients:
         if self._ahead is None:
             self._ahead = self._read_ahead(first)
         rate = learning_rate_at(config, iteration)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for group, factor in zip(self.optimiser.param_groups, self._rate_factors, strict=True):
+            group["lr"] = factor * rate
         self.optimiser.zero_grad(set_to_none=True)
         total, waited = torch.zeros((), device=self._device), 0.0
         last = iteration + 1 == config.iterations

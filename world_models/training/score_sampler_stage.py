@@ -1,4 +1,4 @@
-"""The stage that trains the sampler around a trained regression by the energy score of its draws; it resumes."""
+"""The stage that trains the sampler, from a trained regression on, by the energy score of its draws; it resumes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def train_score_sampler(
     key: dict[str, Any],
     pushed_chunks: int = 0,
 ) -> Scalars:
-    """Train the sampler; the regression stays as it is.
+    """Train the sampler and the regression within it, which has been trained before and learns more slowly.
 
     Beside windows of one chunk it learns from runs of up to ``pushed_chunks + 1``: several draws of a whole rollout
     are scored after each chunk, with gradients of that chunk alone. A draw goes on from its own states, never from
@@ -52,10 +52,9 @@ def train_score_sampler(
 
     Returns:
         The stage's scalars: open-loop errors of one draw each, and the energy score of one chunk, ``energy_score``,
-        beside that of the regression's single answer, ``energy_score_regression``.
+        beside that of the single answer of the regression within, ``energy_score_regression``.
     """
-    sampler, regression = world.score_sampler, world.regression.requires_grad_(False)
-    horizon = world.chunk_length
+    sampler, horizon = world.score_sampler, world.chunk_length
 
     def draw(generator: torch.Generator, samples: int) -> _Batch:
         if not pushed_chunks or samples < RUNS_SHARE:
@@ -66,19 +65,15 @@ def train_score_sampler(
 
     def loss(batch: _Batch, generator: torch.Generator) -> Tensor:
         states, later, actions, lengths = batch.chunk
-        with torch.no_grad():
-            predicted = regression(states, actions, lengths)
         noise = torch.randn(len(states), DRAWS, sampler.config.noise, generator=generator).to(states.device)
-        scores, samples = [sampler.loss(states, predicted, later, noise)], [len(states)]
+        scores, samples = [sampler.loss(states, actions, later, noise, lengths)], [len(states)]
         if batch.runs is not None:
             first, run, targets = batch.runs
             of_run = rollout_noise(world, DRAWS * len(first), run.shape[1], generator)
             assert of_run is not None
             states, run = first.repeat_interleave(DRAWS, dim=0), run.repeat_interleave(DRAWS, dim=0)
             for actions, of_chunk, target in zip(*(part.unbind(dim=1) for part in (run, of_run, targets)), strict=True):
-                with torch.no_grad():
-                    predicted = regression(states, actions)
-                reached = states + sampler(states, predicted, of_chunk.to(states.device))[:, 0].float()
+                reached = states + sampler(states, actions, of_chunk.to(states.device)).change[:, 0]
                 scores.append(energy_score(reached.unflatten(0, (-1, DRAWS)), target))
                 samples.append(len(target))
                 states = reached.detach()
@@ -88,13 +83,17 @@ def train_score_sampler(
     def validate() -> Scalars:
         generator = torch.Generator().manual_seed(0)
         states, later, actions = full_windows(data.validation, 256, horizon)
-        predicted = regression(states, actions)
         noise = torch.randn(len(states), 8, sampler.config.noise, generator=generator).to(states.device)
-        draws = states[:, None] + sampler(states, predicted, noise).float()
+        change, predicted = sampler(states, actions, noise)
         single = (states + predicted.residual.float())[:, None].expand(-1, 2, -1, -1)
-        scores = {"energy_score": energy_score(draws, later), "energy_score_regression": energy_score(single, later)}
+        scores = {
+            "energy_score": energy_score(states[:, None] + change, later),
+            "energy_score_regression": energy_score(single, later),
+        }
         return {name: float(score) for name, score in scores.items()} | validate_open_loop(world, data.validation)
 
-    key = {**key, "regression": weights_digest(regression), "score_sampler": vars(sampler.config)}
+    key = {**key, "regression": weights_digest(sampler.base), "score_sampler": vars(sampler.config)}
     key |= {"pushed_chunks": pushed_chunks, "chunk_length": world.chunk_length, "draws": DRAWS}
-    return optimise("score_sampler", sampler, draw, loss, optimisation, folder, key=key, validate=validate)
+    return optimise(
+        "score_sampler", sampler, draw, loss, optimisation, folder, key=key, validate=validate, fine_tuned=sampler.base
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from world_models.files import read_json, save_json, weights_digest
 from world_models.heads.rgb_decoder import RGBDecoderConfig
 from world_models.io import (
     DYNAMICS,
+    dynamics_in,
     load_encoder,
     load_model,
     read_config,
@@ -96,7 +98,7 @@ class TrainConfig:
         encoder_only: stop once encoder and demonstrations stand: enough to clone policies, whose rollouts the data of
             the real world should hold.
         dynamics: what is trained, one after the other; the last is the world's default in every environment. The score
-            sampler needs the regression, which it is trained around.
+            sampler needs the regression, from whose weights its training begins.
         encoder, distillation, residual_flow, regression, score_sampler, rla_wm, rgb_decoder: the parts.
         residual_flow_optimisation, regression_optimisation, score_sampler_optimisation, rla_optimisation,
         latent_flow_optimisation, rgb_optimisation: their schedules.
@@ -205,7 +207,8 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         before = _start_from(config.start_from, models)
         metrics |= before
         key["start_from"] = "-".join(weights_digest(model) for model in models.values())
-    metrics |= _train_models(config, models, data, stages, key)
+    begun = () if config.start_from is None else dynamics_in(world_folder(config.start_from))
+    metrics |= _train_models(config, models, data, stages, key, begun)
     metrics = {stage: _with_effort_before(scalars, before.get(stage, {})) for stage, scalars in metrics.items()}
     if not processes.main:
         return metrics
@@ -223,9 +226,17 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 
 
 def _train_models(
-    config: TrainConfig, models: dict[str, WorldModel], data: TrainingData, stages: Path, key: dict[str, Any]
+    config: TrainConfig,
+    models: dict[str, WorldModel],
+    data: TrainingData,
+    stages: Path,
+    key: dict[str, Any],
+    begun: Collection[str],
 ) -> dict[str, Scalars]:
-    """Every stage after the encoder that has iterations; its last validation by name."""
+    """Every stage after the encoder that has iterations; its last validation by name.
+
+    Dynamics in ``begun`` have the weights of the world that this training goes on from.
+    """
     metrics: dict[str, Scalars] = {}
     for name, model in models.items():
         if isinstance(model, ResidualFlowWorldModel) and config.residual_flow_optimisation.iterations:
@@ -239,6 +250,9 @@ def _train_models(
                 model, data, config.regression_optimisation, stages, key, config.pushed_chunks
             )
         if isinstance(model, ScoreSamplerWorldModel) and config.score_sampler_optimisation.iterations:
+            regression = models["regression"]
+            if name not in begun and isinstance(regression, RegressionWorldModel):
+                model.score_sampler.base.load_state_dict(regression.regression.state_dict())
             metrics[name] = train_score_sampler(
                 model, data, config.score_sampler_optimisation, stages, key, config.pushed_chunks
             )
@@ -280,10 +294,7 @@ def _models(world: WorldConfig, encoder: StateEncoder, seed: int, device: torch.
     models: dict[str, WorldModel] = {}
     for name in world.dynamics:
         decoder = next(iter(models.values())).rgb_decoder if models else None
-        model = DYNAMICS[name](world, encoder, decoder).to(device)
-        for needed in model.requires:  # one module serves both, in the submodule of its name
-            setattr(model, needed, getattr(models[needed], needed))
-        models[name] = model
+        models[name] = DYNAMICS[name](world, encoder, decoder).to(device)
     return models
 
 
