@@ -17,6 +17,9 @@ from world_models.open_loop import open_loop
 from world_models.training.checks import check_fits
 from world_models.training.model_card import write_model_card
 
+DRAWS = 8
+"""Rollouts of each episode that the threshold for states of a stochastic model is calibrated on."""
+
 
 def fit_world_success(world: Path, data: Path, cache: Path | None = None, *, chunks: int = 6) -> dict[str, Any]:
     """Fit a detector on the data's training episodes, calibrate it on the validation episodes, save it in ``world``.
@@ -51,7 +54,9 @@ def fit_world_success(world: Path, data: Path, cache: Path | None = None, *, chu
     for dynamics in dynamics_in(world):
         model = load_model(world, dynamics)
         first, actions, real = _held_out(dataset, features, model.chunk_length, chunks)
-        detector.calibrate_imagined(dynamics, open_loop(model, first, actions).features, real)
+        seeds = range(DRAWS if model.stochastic else 1)
+        draws = (open_loop(model, first, actions, seed=seed).features for seed in seeds)
+        detector.calibrate_imagined(dynamics, draws, real)
     detector.save(world)
     if (world / "training.json").is_file():
         write_model_card(world)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,32 +101,39 @@ class SuccessDetector(nn.Module):
         return self.probability(features) >= self.imagined_threshold(dynamics)
 
     @torch.no_grad()
-    def calibrate_imagined(self, dynamics: str, imagined: Tensor, real: Tensor) -> dict[str, float]:
+    def calibrate_imagined(self, dynamics: str, draws: Iterable[Tensor], real: Tensor) -> dict[str, float]:
         """Choose the threshold for imagined states so that imagined episodes succeed where the real ones did.
 
-        An episode succeeds when any of its states does, imagined or real.
+        An episode succeeds when any of its states does, imagined or real. Several draws of each episode are to succeed
+        as often as it is likely: the threshold is that of the lowest Brier score of their share.
 
         Args:
             dynamics: name of the world model's dynamics.
-            imagined: states (N, M, L, C) after each of M chunks of N held-out episodes, predicted open loop.
+            draws: one or more rollouts, states (N, M, L, C) each after M chunks of N held-out episodes, open loop.
             real: the real states (N, M, L, C) after the same chunks.
 
         Returns:
-            "false_success_rate" and "missed_success_rate" of these episodes at the chosen threshold; empty, and nothing
-            is calibrated, where all or none of them succeeded.
+            "false_success_rate" and "missed_success_rate" of these episodes at the chosen threshold, means over draws,
+            and of several draws the "brier_score"; empty, and nothing is calibrated, where all or none of them
+            succeeded.
         """
         succeeded = torch.stack([self.success(states) for states in real.unbind(1)]).any(dim=0).cpu()
         if succeeded.all() or not succeeded.any():
             return {}
-        highest = torch.stack([self.probability(states) for states in imagined.unbind(1)]).amax(dim=0).cpu()
-        threshold = separating_threshold(highest, succeeded)
+        highest = torch.stack(
+            [torch.stack([self.probability(states) for states in draw.unbind(1)]).amax(dim=0).cpu() for draw in draws]
+        )
+        several = len(highest) > 1
+        threshold = calibrated_threshold(highest, succeeded) if several else separating_threshold(highest[0], succeeded)
         flagged = highest >= threshold
         rates = {
-            "false_success_rate": float(flagged[~succeeded].float().mean()),
-            "missed_success_rate": float((~flagged)[succeeded].float().mean()),
+            "false_success_rate": float(flagged[:, ~succeeded].float().mean()),
+            "missed_success_rate": float((~flagged)[:, succeeded].float().mean()),
         }
+        if several:
+            rates["brier_score"] = float(_brier_scores(highest, succeeded, torch.tensor([threshold])))
         self.imagined_thresholds[dynamics] = threshold
-        self.metrics[f"imagined_{dynamics}"] = {"threshold": threshold, "episodes": len(highest), **rates}
+        self.metrics[f"imagined_{dynamics}"] = {"threshold": threshold, "episodes": len(succeeded), **rates}
         return rates
 
     def first_success(self, demonstrations: Demonstrations) -> Tensor:
@@ -174,6 +181,26 @@ class SuccessDetector(nn.Module):
         )
         detector.imagined_thresholds, detector.metrics = dict(config.imagined_thresholds), dict(config.metrics)
         return detector.to(device).eval().requires_grad_(False)
+
+
+def calibrated_threshold(probability: Tensor, label: Tensor) -> float:
+    """The threshold whose share of draws above it has the lowest Brier score; the middle one of several such.
+
+    Args:
+        probability: scores (D, N) in [0, 1] of D draws of N episodes.
+        label: what became of each, (N,) bool.
+    """
+    score = probability.flatten().double().unique()
+    between = torch.cat([score[:1], (score[1:] + score[:-1]) / 2])
+    scores = _brier_scores(probability.double(), label, between)
+    lowest = torch.nonzero(scores <= scores.min() + 1e-9).flatten()
+    return min(max(float(between[lowest[len(lowest) // 2]]), 1e-4), 1 - 1e-4)
+
+
+def _brier_scores(probability: Tensor, label: Tensor, thresholds: Tensor) -> Tensor:
+    """Brier score (T,) of the share of D draws above each threshold (T,), for scores (D, N) and labels (N,) bool."""
+    shares = torch.stack([(probability >= threshold).double().mean(dim=0) for threshold in thresholds])
+    return (shares - label.double()).square().mean(dim=1)
 
 
 def separating_threshold(probability: Tensor, label: Tensor) -> float:

@@ -201,7 +201,7 @@ def test_imagined_states_have_a_threshold_of_their_own(fitted: tuple[SuccessDete
     succeeded = detector.success(real.flatten(0, 1)).view(40, 3).any(1)
     uncalibrated = detector.success(imagined.flatten(0, 1)).view(40, 3).any(1)
     assert uncalibrated[~succeeded].float().mean() > 0.3
-    rates = detector.calibrate_imagined("residual_flow", imagined, real)
+    rates = detector.calibrate_imagined("residual_flow", [imagined], real)
     flagged = detector.imagined_success(imagined.flatten(0, 1), "residual_flow").view(40, 3).any(1)
     assert rates["false_success_rate"] == float(flagged[~succeeded].float().mean()) < 0.1
     assert rates["missed_success_rate"] == float((~flagged)[succeeded].float().mean()) < 0.1
@@ -210,7 +210,7 @@ def test_imagined_states_have_a_threshold_of_their_own(fitted: tuple[SuccessDete
     detector.save(tmp_path)
     assert SuccessDetector.load(tmp_path).imagined_threshold("residual_flow") == threshold
     # Where nothing fails there is nothing to choose by.
-    assert detector.calibrate_imagined("regression", imagined[succeeded], real[succeeded]) == {}
+    assert detector.calibrate_imagined("regression", [imagined[succeeded]], real[succeeded]) == {}
     assert detector.imagined_threshold("regression") == detector.threshold
 
 
@@ -235,3 +235,27 @@ def test_without_validation_episodes_it_calibrates_on_training_episodes() -> Non
     assert 0 < detector.threshold < 1
     _, metrics = fit_success_detector(features[:1], [True], ["train"], steps=5)
     assert metrics["false_positive_rate_failed_frames"] is None
+
+
+def test_several_draws_are_to_succeed_as_often_as_it_is_likely(fitted: tuple[SuccessDetector, dict]) -> None:
+    """Draws that hold look like success, others only half; the threshold comes to lie between the two."""
+    detector = copy.deepcopy(fitted[0])
+    generator = torch.Generator().manual_seed(3)
+    features, _, _ = episodes(60, seed=4)
+    real = torch.stack(features)[:, [5, 12, 19]]
+    succeeded = detector.success(real.flatten(0, 1)).view(60, 3).any(1)
+    likely = torch.where(succeeded, 0.7, 0.2)
+    failed_state, solved_state = (real[succeeded == solved][:1] for solved in (False, True))
+
+    def drawn() -> torch.Tensor:
+        holds = torch.rand(60, generator=generator) < likely
+        blurred = 0.7 * failed_state + 0.3 * solved_state
+        return torch.where(holds[:, None, None, None], solved_state, blurred)
+
+    rates = detector.calibrate_imagined("score_sampler", [drawn() for _ in range(8)], real)
+    assert rates["false_success_rate"] == pytest.approx(0.2, abs=0.06)
+    assert rates["missed_success_rate"] == pytest.approx(0.3, abs=0.06)
+    assert rates["brier_score"] < 0.16
+    threshold = detector.imagined_threshold("score_sampler")
+    blurred = detector.probability(0.7 * failed_state[0] + 0.3 * solved_state[0]).max()
+    assert float(blurred) < threshold < float(detector.probability(solved_state[0]).max())
