@@ -9,6 +9,8 @@ their skill, and by the ranks of the truth among them. Truth is either what happ
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.statistics import bootstrap_mean
+from agents.statistics import resampled_means
 from benchmarks.ensemble_regression import EnsembleRegression
 from benchmarks.gaussian_regression import GaussianRegression
 from benchmarks.held_out import Views
@@ -37,7 +39,7 @@ from benchmarks.results import Row, print_rows, provenance, write_rows
 from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, spread
 from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
-from world_models.files import beside, weights_digest
+from world_models.files import beside, tensor_bytes
 from world_models.io import dynamics_in, load_model, read_config, world_folder
 from world_models.mixer.dynamics import RegressionWorldModel
 from world_models.open_loop import open_loop
@@ -54,8 +56,9 @@ class CalibrationConfig:
 
     Attributes:
         data: the dataset; its training episodes fit the probe, and those of ``split`` are predicted.
-        world: names, paths or ``hf://owner/name`` of worlds with one encoder; all of their dynamics are contenders, and
-            so is an ensemble of their regressions, where these differ.
+        world: names, paths or ``hf://owner/name`` of worlds with one encoder, of one recipe and several training seeds;
+            all of their dynamics are contenders, scored over the seeds, and so is an ensemble of their regressions,
+            where these differ.
         split: which episodes; ``report`` for numbers that are published.
         truth: folder of what ``rla-gym bench hidden-truth`` wrote; None leaves the settings ``hidden`` and
             ``deterministic`` out.
@@ -117,25 +120,42 @@ def run(config: CalibrationConfig) -> list[Row]:
     if config.truth is not None:
         truths |= read_truth(config.truth)
     rows: list[Row] = []
+    contenders = _contenders(folders)
     for setting, truth in truths.items():
         scores = _Scores(config, setting, truth, view.probe, read_config(folders[0]).task)
-        members: dict[str, RegressionWorldModel] = {}
-        for folder in folders:
-            for name in dynamics_in(folder):
-                of_world = "" if len(folders) == 1 else f", {folder.name}"
-                model = load_model(folder, name)
-                scores.add(name + of_world, model)
-                if isinstance(model, RegressionWorldModel):
-                    scores.add(f"{GAUSSIAN}{of_world}", GaussianRegression.around(model))
-                    members.setdefault(weights_digest(model.regression.mixer), model)
-        if len(members) > 1:
-            scores.add(f"ensemble of {len(members)} regressions", EnsembleRegression.of([*members.values()]))
+        for method, models in contenders.items():
+            scores.add(method, models)
         scores.add_floor()
         rows += scores.finished()
     write_rows(config.out, rows)
     print_rows([row for row in rows if "bin=" not in row.setting and "rank=" not in row.setting], "calibration")
     plot_calibration(rows, beside(config.out, ".png"))
     return rows
+
+
+def _contenders(folders: list[Path]) -> dict[str, list[WorldModel]]:
+    """Models by method, one for each world that has its own of these dynamics."""
+    found: dict[str, dict[str, WorldModel]] = {}
+    for folder in folders:
+        for name in dynamics_in(folder):
+            model = load_model(folder, name)
+            found.setdefault(name, {}).setdefault(_digest(model), model)
+    contenders = {name: [*models.values()] for name, models in found.items()}
+    regressions = [model for model in contenders.get("regression", ()) if isinstance(model, RegressionWorldModel)]
+    if regressions:
+        contenders[GAUSSIAN] = [GaussianRegression.around(model) for model in regressions]
+    if len(regressions) > 1:
+        contenders[f"ensemble of {len(regressions)} regressions"] = [EnsembleRegression.of(regressions)]
+    return contenders
+
+
+def _digest(model: WorldModel) -> str:
+    """Of what predicts states. Worlds may share a regression: a head that expects errors does not make it another."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if "expected_error" not in name and not name.startswith("rgb_decoder"):
+            digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
 
 
 @torch.inference_mode()
@@ -162,24 +182,29 @@ class _Scores:
         self._real_spread = spread(truth.states[:, 0].float())
         self._facts, self._rows = provenance(), list[Row]()
         self._energies: dict[str, dict[str, np.ndarray]] = {}
+        self._worlds = 1
 
-    def add(self, method: str, model: WorldModel) -> None:
-        """Score a model's draws."""
+    def add(self, method: str, models: Sequence[WorldModel]) -> None:
+        """Score the draws of a method's models, one of each training seed."""
         config, truth = self._config, self._truth
-        draws = draw(model, truth, self._probe, config.draws, config.seed)
-        probability = draws.lifted.float().mean(dim=1)
-        brier = brier_score(probability[:, None], self._lifted).mean(dim=1)
+        self._worlds = len(models)
+        draws = [draw(model, truth, self._probe, config.draws, config.seed) for model in models]
+        probability = torch.stack([each.lifted.float().mean(dim=1) for each in draws])  # (W, B)
+        brier = torch.stack([brier_score(each[:, None], self._lifted).mean(dim=1) for each in probability])
         self._row(method, "brier_lifted", self._setting, brier.numpy(), "1")
-        happened = self._lifted.flatten()
-        repeated = probability[:, None].expand_as(self._lifted).flatten()
-        error = expected_calibration_error(repeated, happened)
-        self._value(method, "expected_calibration_error", self._setting, error, len(happened), "1")
+        happened = self._lifted.flatten().repeat(len(models))
+        repeated = probability[:, :, None].expand(-1, *self._lifted.shape).flatten()
+        errors = [
+            expected_calibration_error(one, truly)
+            for one, truly in zip(repeated.chunk(len(models)), happened.chunk(len(models)), strict=True)
+        ]
+        self._value(method, "expected_calibration_error", self._setting, float(np.mean(errors)), len(happened), "1")
         doubtful = ((probability > 0.1) & (probability < 0.9)).float()
         self._row(method, "doubtful_share", self._setting, doubtful.numpy(), "1")
         self._reliability(method, repeated, happened)
         for name in READ:
-            self._quantity(method, name, draws.read[..., QUANTITIES[name]])
-        ratio = (draws.spread.mean(dim=0) / self._real_spread)[-1]
+            self._quantity(method, name, torch.stack([each.read[..., QUANTITIES[name]] for each in draws]))
+        ratio = torch.stack([(each.spread.mean(dim=0) / self._real_spread)[-1] for each in draws]).mean()
         self._value(method, "feature_spread", self._last, float(ratio), len(truth.start), "1")
 
     def add_floor(self) -> None:
@@ -187,15 +212,16 @@ class _Scores:
         if self._truth.read.shape[1] < 2:
             return
         share = self._lifted.float().mean(dim=1)
-        self._row("other replays", "brier_lifted", self._setting, (share * (1 - share)).numpy(), "1")
+        self._worlds = 1
+        self._row("other replays", "brier_lifted", self._setting, (share * (1 - share)).numpy()[None], "1")
         for name in READ:
             floor = energy_score_floor(self._truth.read[:, :, -1, QUANTITIES[name]]) * 100
-            self._row("other replays", "energy_score_cm", f"{self._last},{name}", floor.numpy(), "cm")
+            self._row("other replays", "energy_score_cm", f"{self._last},{name}", floor.numpy()[None], "cm")
             self._energies.setdefault("other replays", {})[name] = floor.numpy()
 
     def finished(self) -> list[Row]:
         """All rows, with the ratios of energy scores to the regression's."""
-        base = next((name for name in self._energies if name.split(",")[0] == "regression"), None)
+        base = "regression" if "regression" in self._energies else None
         for method, energies in self._energies.items():
             for name, values in energies.items():
                 if base is None or method == base:
@@ -215,30 +241,36 @@ class _Scores:
         return f"{self._setting},chunks={self._truth.actions.shape[1]}"
 
     def _quantity(self, method: str, name: str, read: Tensor) -> None:
-        """Scores of draws ``(B, D, M, d)`` of one quantity."""
+        """Scores of draws ``(W, B, D, M, d)`` of one quantity in W worlds."""
         truth = self._truth.read[..., QUANTITIES[name]]
-        last = read.shape[2]
+        last = read.shape[3]
         for chunk in sorted({1, min(2, last), min(4, last), last}):
-            draws, replays = read[:, :, chunk - 1], truth[:, :, chunk - 1]
-            energy = energy_score_of_replays(draws, replays) * 100
+            draws, replays = read[:, :, :, chunk - 1], truth[:, :, chunk - 1]
+            energy = torch.stack([energy_score_of_replays(world, replays) for world in draws]) * 100
             setting = f"{self._setting},chunks={chunk},{name}"
             self._row(method, "energy_score_cm", setting, energy.numpy(), "cm")
-            distance = torch.cdist(draws, replays).mul(100)
-            self._row(method, "one_sample_error_cm", setting, distance.mean(dim=(1, 2)).numpy(), "cm")
+            distance = torch.stack([torch.cdist(world, replays) for world in draws]) * 100  # (W, B, D, R)
+            self._row(method, "one_sample_error_cm", setting, distance.mean(dim=(2, 3)).numpy(), "cm")
             if chunk < last:
                 continue
-            self._energies.setdefault(method, {})[name] = energy.numpy()
-            mean = (draws.mean(dim=1)[:, None] - replays).norm(dim=2).mean(dim=1) * 100
+            self._energies.setdefault(method, {})[name] = energy.mean(dim=0).numpy()
+            mean = (draws.mean(dim=2)[:, :, None] - replays).norm(dim=3).mean(dim=2) * 100
             self._row(method, "mean_of_draws_error_cm", setting, mean.numpy(), "cm")
-            self._row(method, "best_of_draws_error_cm", setting, distance.amin(dim=1).mean(dim=1).numpy(), "cm")
-            if draws.shape[1] > 1:
+            best = distance.amin(dim=2).mean(dim=2)
+            self._row(method, "best_of_draws_error_cm", setting, best.numpy(), "cm")
+            if draws.shape[2] > 1:
                 first = replays[:, 0]
-                self._value(method, "spread_skill", setting, spread_skill(draws, first), len(first), "1")
-                generator = torch.Generator().manual_seed(self._config.seed)
-                place = ranks(draws[..., -1].contiguous(), first[..., -1].contiguous(), generator)  # height, or opening
-                counts = torch.bincount(place, minlength=draws.shape[1] + 1) / len(place)
-                for rank, count in enumerate(counts.tolist()):
-                    self._value(method, "rank_share", f"{setting},rank={rank}", count, len(place), "1")
+                skill = float(np.mean([spread_skill(world, first) for world in draws]))
+                self._value(method, "spread_skill", setting, skill, len(first), "1")
+                self._ranks(method, setting, draws[..., -1], first[:, -1])  # height, or opening
+
+    def _ranks(self, method: str, setting: str, draws: Tensor, truth: Tensor) -> None:
+        """Shares of the ranks of the truth ``(B,)`` among draws ``(W, B, D)``."""
+        generator = torch.Generator().manual_seed(self._config.seed)
+        places = torch.cat([ranks(world.contiguous(), truth.contiguous(), generator) for world in draws])
+        counts = torch.bincount(places, minlength=draws.shape[2] + 1) / len(places)
+        for rank, count in enumerate(counts.tolist()):
+            self._value(method, "rank_share", f"{setting},rank={rank}", count, len(places), "1")
 
     def _reliability(self, method: str, probability: Tensor, happened: Tensor) -> None:
         bins = bins_of(probability)
@@ -250,8 +282,9 @@ class _Scores:
                 self._value(method, "lifted_frequency", setting, frequency, int(inside.sum()), "1")
 
     def _row(self, method: str, metric: str, setting: str, values: np.ndarray, unit: str) -> None:
-        value, low, high = bootstrap_mean(values, resamples=2000, seed=self._config.seed)
-        self._append(method, metric, setting, value, low, high, len(values), unit)
+        """A row of values ``(W, B)`` of W worlds; its interval is over worlds and over what each was asked."""
+        low, high = np.quantile(resampled_means(values, resamples=2000, seed=self._config.seed), [0.025, 0.975])
+        self._append(method, metric, setting, float(values.mean()), float(low), float(high), values.shape[1], unit)
 
     def _value(self, method: str, metric: str, setting: str, value: float, n: int, unit: str) -> None:
         self._append(method, metric, setting, value, None, None, n, unit)
@@ -260,6 +293,7 @@ class _Scores:
         self, method: str, metric: str, setting: str, value: float, low: float | None, high: float | None, n: int,
         unit: str,
     ) -> None:  # fmt: skip
-        seeds = f"{self._config.draws} draws, noise {self._config.seed}"
+        worlds = f"{self._worlds} world{'s' * (self._worlds > 1)}"
+        seeds = f"{worlds}, {self._config.draws} draws, noise {self._config.seed}"
         row = Row("calibration", self._task, method, metric, setting, value, low, high, n, seeds, unit, **self._facts)
         self._rows.append(row)

@@ -8,7 +8,7 @@ from typing import Any
 
 from world_models.config import FIX
 from world_models.files import read_json, save_text
-from world_models.io import dynamics_in, read_config
+from world_models.io import default_dynamics, dynamics_in, read_config
 
 
 def write_model_card(folder: Path, fidelity_metrics: Sequence[str] = ()) -> None:
@@ -52,9 +52,10 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
 
 - **State**: tokens of the frozen timm backbone `{config.encoder.backbone}` at {config.encoder.image_size} px,
   {channels}, standardised per channel{proprioception}.
-- **Dynamics**: {", ".join(f"`{name}`" for name in config.dynamics)}. `residual_flow` is a mixer regression with a flow
-  on what it leaves; with one solver step it is nearly deterministic. `regression` is the mixer alone. `score_sampler`
-  samples around the regression.
+- **Dynamics**: {", ".join(f"`{name}`" for name in config.dynamics)}; `{default_dynamics(folder)}` predicts unless
+  others are asked for. `score_sampler` samples what may come: a regression and a sampler around it, trained by the
+  energy score. `regression` gives one answer. `residual_flow` is a regression with a flow on what it leaves; with one
+  solver step it is nearly deterministic. `rla_wm` is the paper's model.
 - **Actions**: {", ".join(config.action_names)}, each in [-1, 1]; chunks of up to {config.chunk_length} steps at
   {config.fps:g} Hz.
 - **Data**: {data["episodes"]} episodes, {data["frames"]} frames ({kinds}), {data["successful"]} successful; split by
