@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -71,12 +71,13 @@ class TransferConfig:
             of the dream come from the frames of all demonstrations of the world.
         clone_gradient_steps: gradient steps of a clone.
         methods: rows of the table. ``bc_videos`` also learns from the frames of ``videos`` further demonstrations.
-            ``ppo`` trains in ``residual_flow``, so does ``sac``, which is Stable-Baselines3's; ``cem`` and ``mppi``
-            plan in it; those that end in ``_regression`` do so in ``regression``. ``ppo_simulator`` trains in the
+            ``ppo`` trains in ``dynamics``, so does ``sac``, which is Stable-Baselines3's; ``cem`` and ``mppi`` plan in
+            it; those that end in ``_regression`` do so in ``regression``. ``ppo_simulator`` trains in the
             simulator, for as many seconds as ``ppo`` took with the same seed, always in the standard placement and with
             the simulator's true success; ``ppo_simulator_equal_steps`` for as many control steps as ``ppo``, however
             long. ``iql`` is offline reinforcement learning on all episodes of the data, without a dream; ``iql_ppo`` is
             PPO in the dream from there instead of from the clone, rewarded by success alone.
+        dynamics: of the dreams; None for the world's default.
         training_seeds: one clone and one dream training each.
         videos: further demonstrations whose frames alone ``bc_videos`` learns from.
         iterations: PPO iterations in the dream.
@@ -97,6 +98,7 @@ class TransferConfig:
     demonstrations: int = 10
     clone_gradient_steps: int = BCConfig.gradient_steps
     methods: tuple[Method, ...] = METHODS
+    dynamics: DynamicsName | None = None
     training_seeds: tuple[int, ...] = (0, 1, 2)
     videos: int = 20
     iterations: int = 100
@@ -155,7 +157,7 @@ def _evaluation(config: TransferConfig, method: str, policy: Path) -> EvaluateCo
         config.env,
         episodes=config.episodes,
         placement=config.placement,
-        dynamics=_dynamics(method),
+        dynamics=_dynamics(config, method),
         prediction_length=config.prediction_length,
         device=config.device,
         progress=config.progress,
@@ -178,18 +180,24 @@ def train_policy(config: TransferConfig, method: str, seed: int) -> Path:
     start = _train_start(config, method, seed, runs)
     if method in (*BASELINES, "bc_videos"):
         return start
+    variant = re.sub("[,=]", "_", _variant(config, method))
     name = f"{method}_{_data_name(config, method, seed)}"
     if method in PLANNERS:
         planner = PlannerConfig(
-            policy=start, out=runs / name, method=PLANNERS[method], dynamics=_dynamics(method), seed=seed
+            policy=start,
+            out=runs / f"{name}{variant}",
+            method=PLANNERS[method],
+            dynamics=_dynamics(config, method),
+            seed=seed,
         )
         return _finished(planner.out, lambda: make_planner(planner))
     if method == "sac":
         sac = SB3SACConfig(
-            policy=start, out=runs / name, seed=seed, device=config.device, progress=config.progress
+            policy=start, out=runs / f"{name}{variant}", dynamics=_dynamics(config, method), seed=seed,
+            device=config.device, progress=config.progress,
         )  # fmt: skip
         return _finished(sac.out, lambda: train_sb3_sac(sac))
-    folder = runs / f"{name}_{config.iterations}_iterations{re.sub('[,=]', '_', _variant(config, method))}"
+    folder = runs / f"{name}_{config.iterations}_iterations{variant}"
     return _finished(folder, lambda: train_ppo(_ppo(config, method, seed, start, folder)))
 
 
@@ -221,7 +229,7 @@ def _ppo(config: TransferConfig, method: str, seed: int, start: Path, folder: Pa
     training = PPOConfig(
         policy=start,
         out=folder,
-        dynamics=_dynamics(method),
+        dynamics=_dynamics(config, method),
         seed=seed,
         iterations=config.iterations,
         device=config.device,
@@ -282,14 +290,17 @@ def _cloning(config: TransferConfig, method: str) -> str:
 
 def _variant(config: TransferConfig, method: str) -> str:
     """What is set otherwise than PPO in the dream has it, for settings of rows; empty for other methods."""
-    named = {"reward": config.reward, "prediction_length": config.prediction_length}
-    chosen = {name: value for name, value in named.items() if value is not None}
-    return "".join(f",{name}={value}" for name, value in chosen.items()) if method in IN_THE_DREAM else ""
+    named: dict[str, Any] = {}
+    if method in IN_THE_DREAM:
+        named = {"reward": config.reward, "prediction_length": config.prediction_length}
+    if method in (*IN_THE_DREAM, *PLANNERS, "sac") and not method.endswith("_regression"):
+        named["dynamics"] = config.dynamics
+    return "".join(f",{name}={value}" for name, value in named.items() if value is not None)
 
 
-def _dynamics(method: str) -> DynamicsName | None:
-    """Dynamics of a method's dreams: the regression where its name says so, else the world's default."""
-    return "regression" if method.endswith("_regression") else None
+def _dynamics(config: TransferConfig, method: str) -> DynamicsName | None:
+    """Dynamics of a method's dreams: the regression where its name says so; None for the world's default."""
+    return "regression" if method.endswith("_regression") else config.dynamics
 
 
 def _rows(
