@@ -22,7 +22,7 @@ from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_frames
 from world_models.files import beside
-from world_models.io import dynamics_in, load_model, read_config, world_folder
+from world_models.io import DYNAMICS, dynamics_in, load_model, read_config, world_folder
 from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
 from world_models.open_loop import open_loop
 from world_models.training.model_card import write_model_card
@@ -167,9 +167,7 @@ def _projected(
 def _base_predictor(flow: ResidualFlowWorldModel) -> RegressionWorldModel:
     """The residual flow without its flow, as a world model of its own."""
     base = flow.residual_flow.base
-    model = RegressionWorldModel(
-        replace(flow.config, dynamics={"regression": base.config}), flow.encoder, flow.rgb_decoder
-    )
+    model = RegressionWorldModel(flow.config.with_dynamics({"regression": base.config}), flow.encoder, flow.rgb_decoder)
     model.regression = base
     return model.eval()
 
@@ -281,7 +279,7 @@ class _Bench:
 
 
 def _show(config: FidelityConfig, rows: list[Row], chunks: int, episodes: int) -> None:
-    main = [row for row in rows if row.method in ("residual_flow", "regression", "persistence")]
+    main = [row for row in rows if row.method in (*DYNAMICS, "persistence")]
     of_chunks = [row for row in main if row.setting.startswith("chunks=") and "," not in row.setting]
     variants = [row for row in rows if row.method.startswith("residual_flow,") and row.metric in ERROR_METRICS]
     metrics = list(dict.fromkeys(row.metric for row in of_chunks))

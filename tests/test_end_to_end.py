@@ -42,15 +42,15 @@ def small(stage: str) -> list[object]:
 
 
 TRAINING = [
-    "--demonstrations", 3, "--threads", 1,
+    "--demonstrations", 3, "--threads", 1, "--dynamics", "residual_flow", "regression", "score_sampler",
     "--encoder.backbone", "vit_tiny_patch16_224", "--encoder.no-pretrained", "--encoder.image-size", 32,
     "--encoder.channels", 16,
     "--encoder.backbone-arguments", "depth", 1, "patch_size", 8,
     "--residual-flow.width", 24, "--residual-flow.latents", 4, "--residual-flow.latent-dim", 4,
-    "--regression.width", 24,
+    "--regression.width", 24, "--score-sampler.width", 24, "--score-sampler.depth", 1,
     "--rgb-decoder.width", 24,
     *small("distillation.optimisation"), *small("residual-flow-optimisation"), *small("regression-optimisation"),
-    *small("rgb-optimisation"), *small("error-optimisation"),
+    *small("score-sampler-optimisation"), *small("rgb-optimisation"), *small("error-optimisation"),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from world_models.training.optimisation import OptimisationConfig, optimise
+from world_models.training.optimisation import FINE_TUNING, OptimisationConfig, optimise
 
 
 def _regression_problem(folder: Path, iterations: int, loss_hook=lambda: None) -> dict[str, torch.Tensor]:
@@ -79,3 +79,21 @@ def test_an_interrupted_stage_ends_as_an_uninterrupted_one(tmp_path: Path) -> No
     for name, tensor in straight.items():
         torch.testing.assert_close(resumed[name], tensor, atol=0, rtol=0)
     assert float((straight["weight"] - 1).abs().max()) < 0.2
+
+
+def test_weights_that_were_trained_before_learn_more_slowly(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].load_state_dict(module[0].state_dict())
+    before = module[0].weight.detach().clone()
+
+    def loss(inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        # The same gradients for both.
+        return sum((part(inputs) - 5.0).square().mean() for part in module)  # type: ignore[return-value, misc]
+
+    config = OptimisationConfig(3, batch_size=4, warmup=1, bf16=False, learning_rate=0.01, ema_decay=0.0)
+    optimise(
+        "two", module, lambda generator, samples: torch.ones(samples, 2), loss, config, tmp_path, key={"seed": 0},
+        fine_tuned=module[1],
+    )  # fmt: skip
+    moved = [(part.weight - before).abs().mean() for part in module]
+    assert float(moved[1] / moved[0]) == pytest.approx(FINE_TUNING, rel=0.05)
