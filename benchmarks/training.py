@@ -24,9 +24,15 @@ from world_models.data.feature_cache import CPU_BATCH, cache_features, cache_fra
 from world_models.devices import choose_device, has_bfloat16
 from world_models.encoders.state import StateEncoder
 from world_models.io import load_encoder, read_config, world_folder
-from world_models.mixer.dynamics import MixerWorldModel, RegressionWorldModel, ResidualFlowWorldModel
+from world_models.mixer.dynamics import (
+    MixerWorldModel,
+    RegressionWorldModel,
+    ResidualFlowWorldModel,
+    ScoreSamplerWorldModel,
+)
 from world_models.training.expected_errors import train_expected_errors
 from world_models.training.optimisation import LOG_EVERY, OptimisationConfig
+from world_models.training.score_sampler_stage import train_score_sampler
 from world_models.training.stages import fit_projection, train_regression, train_residual_flow, train_rgb_decoder
 from world_models.training.training_data import TrainingData
 
@@ -193,6 +199,12 @@ def _stages(world: WorldConfig, encoder: StateEncoder, data: TrainingData, pushe
         models.append(regression)
         stages["regression"] = lambda schedule, folder, key: train_regression(
             regression, data, schedule, folder, key, pushed
+        )
+    if "score_sampler" in world.dynamics:
+        sampler = ScoreSamplerWorldModel(world, encoder).to(device)
+        models.append(sampler)
+        stages["score_sampler"] = lambda schedule, folder, key: train_score_sampler(
+            sampler, data, schedule, folder, key, pushed
         )
     first = models[0]
     stages["rgb_decoder"] = lambda schedule, folder, key: train_rgb_decoder(

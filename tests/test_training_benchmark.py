@@ -11,12 +11,16 @@ import pytest
 from benchmarks.training import TrainingConfig, run
 from tests.synthetic_dataset import write_moving_square
 from tests.test_train import tiny_training
+from world_models.mixer.score_sampler import ScoreSamplerConfig
 from world_models.training.train import train
 
 
 def test_every_stage_has_its_rates_and_its_cost(tmp_path: Path) -> None:
     dataset = write_moving_square(tmp_path / "data")
-    train(tiny_training(dataset.root, tmp_path / "world", 2))
+    recipe = tiny_training(dataset.root, tmp_path / "world", 2)
+    few = replace(recipe.regression_optimisation, iterations=2)
+    sampled = {"score_sampler": ScoreSamplerConfig(16, 1), "score_sampler_optimisation": few}
+    train(replace(recipe, dynamics=("residual_flow", "regression", "score_sampler"), **sampled))  # type: ignore[arg-type]
     config = TrainingConfig(dataset.root, str(tmp_path / "world"), rounds=2, batch_size=8, out=tmp_path / "rows.json")
     run(replace(config, threads=1))
     measured = {
@@ -24,7 +28,7 @@ def test_every_stage_has_its_rates_and_its_cost(tmp_path: Path) -> None:
         for row in json.loads((tmp_path / "rows.json").read_text())
     }
     at = "batch=8,device=cpu"
-    for stage in ("residual_flow", "regression", "rgb_decoder", "residual_flow_errors"):
+    for stage in ("residual_flow", "regression", "score_sampler", "rgb_decoder", "residual_flow_errors"):
         assert measured[stage, at, "samples_per_second"] > 0
         assert 0 < measured[stage, at, "share_of_peak"] < 1.5
         assert 0 <= measured[stage, at, "input_share"] < 1
