@@ -92,8 +92,8 @@ def optimise(
 ) -> Scalars:
     """Train ``module`` in place and leave the average of its weights in it.
 
-    Called in every process that was launched (:mod:`world_models.distributed.processes`), it trains one model with all
-    of them; the main process writes. The result is that of one process with as many micro-batches, up to rounding.
+    Called in every process that was launched, it trains one model with all of them (the main one writes). The result is
+    that of one process with as many micro-batches, up to rounding.
 
     Args:
         name: name of the stage: of its checkpoint, its scalars and its progress bar.
@@ -105,7 +105,7 @@ def optimise(
         key: everything the result depends on besides ``config``; a checkpoint of another key is refused. Its ``seed``,
             the micro-batch and the iteration key what is drawn, so that a resumed run draws what it would have drawn.
         validate: called with averaged weights in place; returns scalars to log.
-        after_step: called after every step of the optimiser, in every process.
+        after_step: called after every step of the optimiser.
         fine_tuned: part of ``module`` that was trained before, and learns at :data:`FINE_TUNING` of the rate.
 
     Returns:
@@ -113,8 +113,7 @@ def optimise(
         ``training_petaflop``, the arithmetic of all iterations in 1e15 operations, counted on one of them.
 
     Raises:
-        ValueError: the folder holds this stage trained with another config or on other inputs, or the batch cannot be
-            shared out evenly.
+        ValueError: the folder holds this stage of another config or other inputs, or the batch cannot be shared evenly.
         FloatingPointError: the loss is not finite.
     """
     processes = launched(next(module.parameters()).device.type)
@@ -152,7 +151,7 @@ def optimise(
         elapsed = progress.seconds + saved - began
         if last:
             effort = {"seconds": elapsed, "iterations": float(config.iterations), "training_petaflop": step.petaflop}
-            progress.metrics = {**progress.metrics, **effort}
+            progress.metrics |= effort
         done = Progress(iteration + 1, elapsed, progress.metrics)
         if processes.main and math.isfinite(float(step.loss)):
             checkpoint.save(done, module, average, None if last else gradients.optimiser)
