@@ -103,7 +103,7 @@ def optimise(
         config: how.
         folder: holds ``<name>.safetensors`` (checkpoint, then result) and TensorBoard's files.
         key: everything the result depends on besides ``config``; a checkpoint of another key is refused. Its ``seed``,
-            the micro-batch and the iteration key what is drawn, so that a resumed run draws what it would have drawn.
+            micro-batch and iteration key what is drawn, so that a resumed run draws the same.
         validate: called with averaged weights in place; returns scalars to log.
         after_step: called after every step of the optimiser.
         fine_tuned: part of ``module`` that was trained before, and learns at :data:`FINE_TUNING` of the rate.
@@ -150,14 +150,17 @@ def optimise(
         saved = time.monotonic()
         elapsed = progress.seconds + saved - began
         if last:
-            effort = {"seconds": elapsed, "iterations": float(config.iterations), "training_petaflop": step.petaflop}
-            progress.metrics |= effort
+            progress.metrics |= _effort(elapsed, config, step)
         done = Progress(iteration + 1, elapsed, progress.metrics)
         if processes.main and math.isfinite(float(step.loss)):
             checkpoint.save(done, module, average, None if last else gradients.optimiser)
     log.close()
     average.hand_over()
     return progress.metrics
+
+
+def _effort(seconds: float, config: OptimisationConfig, last: _Step) -> Scalars:
+    return {"seconds": seconds, "iterations": float(config.iterations), "training_petaflop": last.petaflop}
 
 
 @dataclass(frozen=True)
