@@ -22,7 +22,7 @@ from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_frames
 from world_models.files import beside
-from world_models.io import DYNAMICS, dynamics_in, load_model, read_config, world_folder
+from world_models.io import DYNAMICS, default_dynamics, dynamics_in, load_model, read_config, world_folder
 from world_models.mixer.dynamics import RegressionWorldModel, ResidualFlowWorldModel
 from world_models.open_loop import open_loop
 from world_models.training.model_card import write_model_card
@@ -95,7 +95,7 @@ def run(config: FidelityConfig) -> list[Row]:
             if method in models:
                 success = torch.stack([detector.imagined_success(episode, method) for episode in imagined])
                 detected.setdefault(method, []).append(success.numpy())
-            if pictured is None:
+            if pictured is None and method == default_dynamics(folder):
                 pictured = models[method], imagined
 
     bench.add_probe_rows(probed, int(sum(dataset.lengths[i] for i in dataset.split(config.split))))
