@@ -13,7 +13,7 @@ from agents.settings import json_settings
 from rewards import RewardName
 from world_models.config import DynamicsName
 from world_models.io import default_dynamics
-from world_models.world_names import world_folder, world_reference
+from world_models.world_names import world_reference
 
 
 @dataclass
@@ -83,7 +83,7 @@ def training_facts(
         "task": clone.task,
         "training": {
             **json_settings(config, without=("out", "progress", "world")),
-            "dynamics": default_dynamics(world_folder(world), config.dynamics),
+            "dynamics": default_dynamics(world, config.dynamics),
             "clone": clone.facts.get("training"),
             "trained_seconds": round(seconds, 3),
             "env_steps": env_steps,

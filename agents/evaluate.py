@@ -26,7 +26,6 @@ from world_models.disk_space import check_file_writable
 from world_models.files import beside, save_json
 from world_models.io import default_dynamics
 from world_models.provenance import command_line, describe_hardware, today
-from world_models.world_names import world_folder
 
 
 @dataclass
@@ -82,8 +81,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     policy = load_policy(config.policy, choose_device(config.device))
     if is_dream(config.env_of(policy)):
-        dynamics = default_dynamics(world_folder(config.world_of(policy)), config.dynamics)
-        config = replace(config, dynamics=dynamics)  # results name them
+        # results name them
+        config = replace(config, dynamics=default_dynamics(config.world_of(policy), config.dynamics))
     _check(config, policy)
     check_file_writable(_out(config, policy))
     if config.video is not None:

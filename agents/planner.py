@@ -23,7 +23,6 @@ from rla_gym.arguments import one_of
 from world_models.config import DynamicsName
 from world_models.disk_space import check_writable
 from world_models.io import DYNAMICS, default_dynamics
-from world_models.world_names import world_folder
 
 Method = Literal["cem", "mppi"]
 Reward = Literal["progress", "success_probability"]
@@ -88,7 +87,7 @@ def make_planner(config: PlannerConfig) -> Path:
         "method": config.method,
         "world": policy.facts.get("world", "lift"),
         "task": policy.task,
-        "planning": {**planning, "dynamics": default_dynamics(world_folder(policy.world), config.dynamics)},
+        "planning": {**planning, "dynamics": default_dynamics(policy.world, config.dynamics)},
         "training": {"policy": policy.facts.get("training")},
     }
     planner.check_facts()

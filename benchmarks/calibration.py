@@ -9,7 +9,6 @@ their skill, and by the ranks of the truth among them. Truth is either what happ
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ from benchmarks.results import Row, print_rows, provenance, write_rows
 from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, spread
 from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
-from world_models.files import beside, tensor_bytes
+from world_models.files import beside, weights_digest
 from world_models.io import dynamics_in, load_model, read_config, world_folder
 from world_models.mixer.dynamics import RegressionWorldModel
 from world_models.open_loop import open_loop
@@ -139,7 +138,9 @@ def _contenders(folders: list[Path]) -> dict[str, list[WorldModel]]:
     for folder in folders:
         for name in dynamics_in(folder):
             model = load_model(folder, name)
-            found.setdefault(name, {}).setdefault(_digest(model), model)
+            # Worlds may share a regression: a head that expects errors does not make it another.
+            digest = weights_digest(model, without=("expected_error", "rgb_decoder"))
+            found.setdefault(name, {}).setdefault(digest, model)
     contenders = {name: [*models.values()] for name, models in found.items()}
     regressions = [model for model in contenders.get("regression", ()) if isinstance(model, RegressionWorldModel)]
     if regressions:
@@ -147,15 +148,6 @@ def _contenders(folders: list[Path]) -> dict[str, list[WorldModel]]:
     if len(regressions) > 1:
         contenders[f"ensemble of {len(regressions)} regressions"] = [EnsembleRegression.of(regressions)]
     return contenders
-
-
-def _digest(model: WorldModel) -> str:
-    """Of what predicts states. Worlds may share a regression: a head that expects errors does not make it another."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if "expected_error" not in name and not name.startswith("rgb_decoder"):
-            digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
 
 
 @torch.inference_mode()
@@ -221,12 +213,12 @@ class _Scores:
 
     def finished(self) -> list[Row]:
         """All rows, with the ratios of energy scores to the regression's."""
-        base = "regression" if "regression" in self._energies else None
+        base = self._energies.get("regression")
         for method, energies in self._energies.items():
             for name, values in energies.items():
-                if base is None or method == base:
+                if base is None or method == "regression":
                     continue
-                pairs = np.stack([values, self._energies[base][name]])
+                pairs = np.stack([values, base[name]])
                 picks = np.random.default_rng(self._config.seed).integers(pairs.shape[1], size=(2000, pairs.shape[1]))
                 sums = pairs[:, picks].sum(axis=2)
                 ratios = sums[0] / np.maximum(sums[1], 1e-12)

@@ -74,7 +74,7 @@ def dream(num_envs: int, device: str, world: str, *, task: str = "Lift", **argum
     named = {name: value for name, value in arguments.items() if name != "dynamics"}
     chunk_length = envs.unwrapped.chunk_length  # type: ignore[attr-defined]
     setting = ",".join(f"{name}={value}" for name, value in {"envs": num_envs, "device": device, **named}.items())
-    method = default_dynamics(world_folder(world), arguments.get("dynamics"))
+    method = default_dynamics(world, arguments.get("dynamics"))
     precision = arguments.get("precision", "float32")
     return Contender(method, setting, num_envs * chunk_length, call, num_envs, precision, envs.close)
 
@@ -91,7 +91,7 @@ def prediction(num_envs: int, device: str, world: str, image_size: int) -> Conte
     config = read_config(world_folder(world))
     config = replace(config, encoder=replace(config.encoder, image_size=image_size))
     encoder = StateEncoder.from_config(config.encoder, config.proprioception)
-    name = default_dynamics(world_folder(world))
+    name = default_dynamics(world)
     model = DYNAMICS[name](config, encoder).to(device).eval()
     features = torch.randn(num_envs, model.num_tokens, model.channels, device=device)
     actions = torch.rand(num_envs, model.chunk_length, model.action_dim, device=device) * 2 - 1

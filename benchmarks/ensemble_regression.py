@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -31,7 +30,7 @@ class EnsembleRegression(RegressionWorldModel):
         first = members[0]
         if len(members) < 2 or len({member.encoder.fingerprint() for member in members}) > 1:
             raise ValueError(f"an ensemble takes two regressions or more over one encoder, got {len(members)}")
-        model = cls(replace(first.config), first.encoder, first.rgb_decoder)
+        model = cls(first.config, first.encoder, first.rgb_decoder)
         model.regression = first.regression
         model.members = nn.ModuleList(member.regression for member in members)
         return model.eval()

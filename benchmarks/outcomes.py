@@ -41,7 +41,7 @@ def real_and_imagined(config: EvaluateConfig) -> Outcomes:
     world, task = config.world or policy.world, policy.task
     config = replace(config, env=config.env or simulator_id(task), max_chunks=config.max_chunks or episode_chunks(task))
     real = _evaluated(config, world, ())
-    dynamics = default_dynamics(world_folder(world), config.dynamics)
+    dynamics = default_dynamics(world, config.dynamics)
     dreams = replace(config, env=dream_id(task), initial_states="simulator", dynamics=dynamics)
     imagined = _evaluated(dreams, world, ("dynamics", "prediction_length"))
     successes = np.array(real["success"]), np.array(imagined["success"])

@@ -99,11 +99,10 @@ def run(config: SpeedConfig) -> list[Row]:
         makers.append(partial(video_diffusion, size, config.diffusion_frames, device))
     if config.robosuite:
         makers += [partial(tuned_robosuite, cores, config.world), partial(camera_robosuite, cores)]
+    solved: dict[str, list[dict[str, Any]]] = {"residual_flow": [{"solver_steps": n} for n in config.solver_steps]}
+    dreams = [{"dynamics": name, **more} for name in dynamics_in(folder) for more in solved.get(name, [{}])]
     for precision in PRECISIONS:
         makers.append(partial(matrix_product, device, precision))
-        dreams: list[dict[str, Any]] = [{"dynamics": name} for name in dynamics_in(folder) if name != "residual_flow"]
-        if "residual_flow" in dynamics_in(folder):
-            dreams += [{"dynamics": "residual_flow", "solver_steps": steps} for steps in config.solver_steps]
         reduced = {} if precision == "float32" else {"precision": precision}
         makers += [partial(dream, config.num_envs, device, config.world, **one, **reduced) for one in dreams]
     with ExitStack() as stack:

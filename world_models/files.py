@@ -215,11 +215,15 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def weights_digest(module: nn.Module) -> str:
-    """Short hex digest of a module's parameters and buffers, for the keys of what is computed from it."""
+def weights_digest(module: nn.Module, without: Collection[str] = ()) -> str:
+    """Short hex digest of a module's parameters and buffers, for the keys of what is computed from it.
+
+    Submodules of the names in ``without`` do not count, wherever they are.
+    """
     digest = hashlib.sha256()
-    for tensor in module.state_dict().values():
-        digest.update(tensor_bytes(tensor))
+    for name, tensor in module.state_dict().items():
+        if not set(without) & set(name.split(".")):
+            digest.update(tensor_bytes(tensor))
     return digest.hexdigest()[:16]
 
 

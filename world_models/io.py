@@ -107,19 +107,18 @@ def dynamics_in(folder: Path) -> tuple[str, ...]:
     return tuple(read_config(folder).dynamics)
 
 
-def default_dynamics(folder: Path, asked: str | None = None) -> DynamicsName:
+def default_dynamics(world: str | Path, asked: str | None = None) -> DynamicsName:
     """Name of the dynamics that predict in a world: those asked for, or the world's default.
 
     Raises:
-        OSError, ValueError: as of :func:`read_config`; no dynamics are called so, or the world is an encoder alone.
+        OSError, ValueError: there is no such world, or as of :func:`read_config`; no dynamics are called so, or the
+            world is an encoder alone.
     """
+    folder = world_folder(world)
     if asked is not None:
         _check_choice("dynamics", asked, DYNAMICS)
         return cast(DynamicsName, asked)
-    config = read_config(folder)
-    if not config.dynamics:
-        raise ValueError(f"{folder} has no dynamics, but an encoder alone; train the world to its end")
-    return config.default_dynamics or cast(DynamicsName, next(iter(config.dynamics)))
+    return _default_of(read_config(folder), folder)
 
 
 def load_model(
@@ -141,9 +140,11 @@ def load_model(
         ValueError: ``dynamics``, ``precision`` or ``prediction_length`` is unknown or out of range, the folder lacks
             the dynamics, or a file is damaged.
     """
-    dynamics = default_dynamics(folder, dynamics)
+    if dynamics is not None:
+        _check_choice("dynamics", dynamics, DYNAMICS)
     _check_choice("precision", precision, PRECISIONS)
     config = read_config(folder)
+    dynamics = dynamics or _default_of(config, folder)
     if dynamics not in config.dynamics:
         raise ValueError(
             f"{folder} has no dynamics {dynamics!r}, but {', '.join(config.dynamics) or 'an encoder alone'}; train the "
@@ -205,6 +206,12 @@ def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str =
         fix=FIX,
     )
     return encoder.to(device)
+
+
+def _default_of(config: WorldConfig, folder: Path) -> DynamicsName:
+    if not config.dynamics:
+        raise ValueError(f"{folder} has no dynamics, but an encoder alone; train the world to its end")
+    return config.default_dynamics or cast(DynamicsName, next(iter(config.dynamics)))
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

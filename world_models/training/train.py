@@ -15,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from world_models.base import WorldModel
-from world_models.config import FIX, DynamicsName, WorldConfig
+from world_models.config import DynamicsName, WorldConfig
 from world_models.data.demonstrations import Demonstrations
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import (
@@ -26,17 +26,14 @@ from world_models.data.feature_cache import (
     episode_offsets,
     proprioception_of,
 )
-from world_models.dataclass_reader import read_dataclass
 from world_models.distributed.processes import launched
 from world_models.encoders.features import EncoderConfig
 from world_models.encoders.state import StateEncoder
-from world_models.files import read_json, save_json, weights_digest
+from world_models.files import save_json, weights_digest
 from world_models.heads.rgb_decoder import RGBDecoderConfig
 from world_models.io import (
     DYNAMICS,
-    dynamics_in,
     load_encoder,
-    load_model,
     read_config,
     save_encoder,
     save_model,
@@ -59,6 +56,7 @@ from world_models.training.rla_wm_stages import train_latent_flow, train_rla
 from world_models.training.room import check_training_room
 from world_models.training.score_sampler_stage import train_score_sampler
 from world_models.training.stages import fit_projection, train_regression, train_residual_flow, train_rgb_decoder
+from world_models.training.start_from import Start, start_from
 from world_models.training.tensorboard_video import add_animation
 from world_models.training.training_data import TrainingData
 
@@ -202,14 +200,13 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
 
     # ---- dynamics and RGB decoder
     models = _models(world, encoder, config.seed, device)
-    before: dict[str, Scalars] = {}
+    before = Start()
     if config.start_from is not None:
-        before = _start_from(config.start_from, models)
-        metrics |= before
+        before = start_from(config.start_from, models)
+        metrics |= before.metrics
         key["start_from"] = "-".join(weights_digest(model) for model in models.values())
-    begun = () if config.start_from is None else dynamics_in(world_folder(config.start_from))
-    metrics |= _train_models(config, models, data, stages, key, begun)
-    metrics = {stage: _with_effort_before(scalars, before.get(stage, {})) for stage, scalars in metrics.items()}
+    metrics |= _train_models(config, models, data, stages, key, before.dynamics)
+    metrics = {stage: before.with_effort(stage, scalars) for stage, scalars in metrics.items()}
     if not processes.main:
         return metrics
 
@@ -348,47 +345,6 @@ def _save_demonstrations(
     Demonstrations.stack(
         [data.features[span].cpu() for span in spans], [data.actions[span].cpu() for span in spans], first_states
     ).save(config.out)
-
-
-@dataclass(frozen=True)
-class _Stages:
-    """What ``training.json`` says of a world's stages."""
-
-    metrics: dict[str, dict[str, float | None]]
-
-
-def _start_from(name: str, models: dict[str, WorldModel]) -> dict[str, Scalars]:
-    """Give models the weights of a world; returns what the world says of its stages.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such world, or it has other sizes or lacks a part.
-    """
-    folder = world_folder(name)
-    known = read_config(folder).dynamics
-    for dynamics, model in models.items():
-        if dynamics not in known:
-            continue  # these begin anew
-        device = next(model.parameters()).device
-        try:
-            model.load_state_dict(load_model(folder, dynamics, device).state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"{folder} has other sizes than this training asks for: {error}") from error
-    path = folder / "training.json"
-    facts: dict[str, Any] = read_json(path, fix=FIX)
-    content = {"metrics": facts.get("metrics")}
-    metrics = read_dataclass(_Stages, content, source=str(path), fix=FIX).metrics
-    return {
-        stage: {name: value for name, value in scalars.items() if value is not None}
-        for stage, scalars in metrics.items()
-    }
-
-
-def _with_effort_before(metrics: Scalars, before: Scalars) -> Scalars:
-    """A stage's scalars; what was spent on the weights that it started from counts too."""
-    if metrics is before:
-        return metrics
-    effort = ("seconds", "iterations", "training_petaflop")
-    return {name: value + before.get(name, 0.0) * (name in effort) for name, value in metrics.items()}
 
 
 def _check(config: TrainConfig, dataset: EpisodeDataset) -> None:
