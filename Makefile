@@ -141,12 +141,12 @@ world-paper: data/lift/complete
 	$(BIN)/rla-gym train data/lift --out worlds/lift_paper --device cuda $(PAPER)
 	$(BIN)/rla-gym bench fidelity data/lift --world worlds/lift_paper --out worlds/lift_paper/fidelity.json
 
-# A sampler around the bundled regression, by a proper score, and how well its doubt is calibrated.
-world-sampler: worlds/lift_sampler/success.json
-	$(BIN)/rla-gym bench calibration data/lift --world worlds/lift_sampler --out worlds/lift_sampler/calibration.json
+# Samplers of three training seeds, from one regression on, and how well their doubt is calibrated.
+world-sampler: worlds/lift_sampler_0/success.json worlds/lift_sampler_1/success.json worlds/lift_sampler_2/success.json
+	$(BIN)/rla-gym bench calibration data/lift --world $(^D) --out worlds/lift_sampler_0/calibration.json
 
-worlds/lift_sampler/success.json: data/lift/complete
-	$(BIN)/rla-gym train data/lift --out worlds/lift_sampler --start-from lift --dynamics regression score_sampler \
+worlds/lift_sampler_%/success.json: worlds/lift_base/success.json
+	$(BIN)/rla-gym train data/lift --out $(@D) --start-from worlds/lift_base --dynamics regression score_sampler --seed $* \
 		--regression-optimisation.iterations 0 --rgb-optimisation.iterations 0 --pushed-chunks 5
 
 # The same recipe where a GPU is at hand: three seeds, ten times the arithmetic, minutes each.
