@@ -161,30 +161,35 @@ world-sampler-gpu: data/lift/complete
 
 # Does a dream know what it cannot see? Episodes under hidden friction, mass and actuation noise, worlds trained on them,
 # and 32 replays of moments around a grasp, against which all draws are scored; the same without hidden causes as control.
-calibration: worlds/hidden/success.json worlds/hidden_1/success.json worlds/hidden_2/success.json \
-		truth/hidden/complete truth/deterministic/complete
-	$(BIN)/rla-gym bench calibration data/lift_hidden --truth truth \
-		--world worlds/hidden worlds/hidden_1 worlds/hidden_2 --out benchmarks/results/calibration_hidden.json
+# Each step takes one core, so `make -j 2` takes two. The sampler is trained around the regression of its world, the
+# regressions of three seeds make an ensemble.
+HIDDEN_WORLDS := rla_wm 0 1 2 residual_flow
+calibration: $(HIDDEN_WORLDS:%=worlds/hidden_%/success.json) truth/hidden/complete truth/deterministic/complete
+	$(BIN)/rla-gym bench calibration data/lift_hidden --truth truth --world $(HIDDEN_WORLDS:%=worlds/hidden_%) \
+		--out benchmarks/results/calibration_hidden.json
 
 data/lift_hidden/complete:
-	$(BIN)/rla-gym collect Lift --hidden --episodes 300 --out data/lift_hidden
-	$(BIN)/rla-gym collect Lift --hidden --episodes 700 --out data/lift_hidden $(MOSTLY_NEAR_MISSES)
-	$(BIN)/rla-gym collect Lift --hidden --episodes 1200 --out data/lift_hidden $(ONLY_GRASPS)
+	$(BIN)/rla-gym collect Lift --hidden --episodes 400 --out data/lift_hidden
+	$(BIN)/rla-gym collect Lift --hidden --episodes 900 --out data/lift_hidden $(MOSTLY_NEAR_MISSES)
+	$(BIN)/rla-gym collect Lift --hidden --episodes 1600 --out data/lift_hidden $(ONLY_GRASPS)
 	touch $@
 
-# The sampler of the first world is trained around its regression; the regressions of the others make an ensemble with it.
-HIDDEN_SCHEDULE := --regression-optimisation.iterations 2000 --rgb-optimisation.iterations 1 --error-optimisation.iterations 200
-worlds/hidden/success.json: data/lift_hidden/complete
-	$(BIN)/rla-gym train data/lift_hidden --out worlds/hidden --encoder-from lift $(HIDDEN_SCHEDULE) --pushed-chunks 5 \
-		--dynamics residual_flow rla_wm regression score_sampler --residual-flow-optimisation.iterations 2000 \
-		--score-sampler-optimisation.iterations 2000
+# Decodes and encodes for the others, which may then run side by side.
+worlds/hidden_encoder/demonstrations.safetensors: data/lift_hidden/complete
+	$(BIN)/rla-gym train data/lift_hidden --out $(@D) --encoder-from lift --encoder-only
 
-worlds/hidden_%/success.json: data/lift_hidden/complete
-	$(BIN)/rla-gym train data/lift_hidden --out worlds/hidden_$* --encoder-from lift $(HIDDEN_SCHEDULE) --pushed-chunks 5 \
-		--dynamics regression --seed $*
+HIDDEN_REGRESSION := --dynamics regression --regression-optimisation.iterations 2500
+HIDDEN_0 := --dynamics regression score_sampler --regression-optimisation.iterations 2500 --score-sampler-optimisation.iterations 1800
+HIDDEN_1 := $(HIDDEN_REGRESSION) --seed 1
+HIDDEN_2 := $(HIDDEN_REGRESSION) --seed 2
+HIDDEN_rla_wm := --dynamics rla_wm
+HIDDEN_residual_flow := --dynamics residual_flow --residual-flow-optimisation.iterations 2500
+worlds/hidden_%/success.json: worlds/hidden_encoder/demonstrations.safetensors
+	$(BIN)/rla-gym train data/lift_hidden --out $(@D) --encoder-from lift --threads 1 --pushed-chunks 5 \
+		--rgb-optimisation.iterations 1 --error-optimisation.iterations 200 $(HIDDEN_$*)
 
 truth/%/complete: data/lift_hidden/complete
-	$(BIN)/rla-gym bench hidden-truth data/lift_hidden --out $(@D) $(if $(filter deterministic,$*),--no-hidden)
+	$(BIN)/rla-gym bench hidden-truth data/lift_hidden --out $(@D) --workers 1 $(if $(filter deterministic,$*),--no-hidden)
 	touch $@
 
 # What each choice of the recipe buys, and which encoder: short trainings, one core each, so `make -j 2` takes two.

@@ -113,8 +113,11 @@ def run(config: CalibrationConfig) -> list[Row]:
     view = views.of(folders[0])
     held_out = view.held_out
     first = view.states[held_out.frames[:, 0]]
+    episodes = torch.arange(len(first))
     truths = {
-        config.split: Truth(held_out.start, held_out.actions, held_out.real[:, None], held_out.truth[:, None], first)
+        config.split: Truth(
+            held_out.start, held_out.actions, held_out.real[:, None], held_out.truth[:, None], first, episodes
+        )
     }
     if config.truth is not None:
         truths |= read_truth(config.truth)
@@ -124,7 +127,7 @@ def run(config: CalibrationConfig) -> list[Row]:
         scores = _Scores(config, setting, truth, view.probe, read_config(folders[0]).task)
         for method, models in contenders.items():
             scores.add(method, models)
-        scores.add_floor()
+        scores.add_floors()
         rows += scores.finished()
     write_rows(config.out, rows)
     print_rows([row for row in rows if "bin=" not in row.setting and "rank=" not in row.setting], "calibration")
@@ -172,14 +175,14 @@ class _Scores:
         first = truth.first[:, None, None, 2]
         self._lifted = (truth.read[..., 2] - first > LIFTED_METRES).any(dim=2)
         self._real_spread = spread(truth.states[:, 0].float())
+        episodes = truth.episode.numpy()
+        self._is_of = (episodes[:, None] == np.unique(episodes)).astype(np.float64)  # (moments, episodes)
         self._facts, self._rows = provenance(), list[Row]()
         self._energies: dict[str, dict[str, np.ndarray]] = {}
-        self._worlds = 1
 
     def add(self, method: str, models: Sequence[WorldModel]) -> None:
         """Score the draws of a method's models, one of each training seed."""
         config, truth = self._config, self._truth
-        self._worlds = len(models)
         draws = [draw(model, truth, self._probe, config.draws, config.seed) for model in models]
         probability = torch.stack([each.lifted.float().mean(dim=1) for each in draws])  # (W, B)
         brier = torch.stack([brier_score(each[:, None], self._lifted).mean(dim=1) for each in probability])
@@ -190,26 +193,45 @@ class _Scores:
             expected_calibration_error(one, truly)
             for one, truly in zip(repeated.chunk(len(models)), happened.chunk(len(models)), strict=True)
         ]
-        self._value(method, "expected_calibration_error", self._setting, float(np.mean(errors)), len(happened), "1")
+        self._value(method, "expected_calibration_error", self._setting, errors, len(happened))
         doubtful = ((probability > 0.1) & (probability < 0.9)).float()
         self._row(method, "doubtful_share", self._setting, doubtful.numpy(), "1")
-        self._reliability(method, repeated, happened)
+        self._reliability(method, repeated, happened, len(models))
         for name in READ:
             self._quantity(method, name, torch.stack([each.read[..., QUANTITIES[name]] for each in draws]))
-        ratio = torch.stack([(each.spread.mean(dim=0) / self._real_spread)[-1] for each in draws]).mean()
-        self._value(method, "feature_spread", self._last, float(ratio), len(truth.start), "1")
+        ratios = [float((each.spread.mean(dim=0) / self._real_spread)[-1]) for each in draws]
+        self._value(method, "feature_spread", self._last, ratios, len(truth.start))
 
-    def add_floor(self) -> None:
-        """What the truth's own other replays score, where there are several."""
-        if self._truth.read.shape[1] < 2:
+    @torch.inference_mode()
+    def add_floors(self) -> None:
+        """What the truth's own other replays score, where there are several: as they are, and as the probe reads them.
+
+        A dream is read by the probe, so it cannot be better than the second.
+        """
+        truth = self._truth
+        replays = truth.read.shape[1]
+        if replays < 2:
             return
-        share = self._lifted.float().mean(dim=1)
-        self._worlds = 1
-        self._row("other replays", "brier_lifted", self._setting, (share * (1 - share)).numpy()[None], "1")
+        probed = torch.stack([self._probe(of_moment.flatten(0, 1)) for of_moment in truth.states])
+        probed = probed.unflatten(1, (replays, -1))
+        height = self._probe(truth.start)[:, None, None, 2]
+        lifted = (probed[..., 2] - height > LIFTED_METRES).any(dim=2)
+        self._floor("other replays", truth.read, self._lifted)
+        self._floor("other replays, probed", probed, lifted)
+
+    def _floor(self, method: str, read: Tensor, lifted: Tensor) -> None:
+        """Scores of each replay of the truth by what the others ``read`` ``(N, R, M, 7)`` and ``lifted`` ``(N, R)``."""
+        others = (lifted.sum(dim=1, keepdim=True) - lifted.float()) / (lifted.shape[1] - 1)
+        pairs = zip(others.unbind(1), self._lifted.unbind(1), strict=True)
+        brier = torch.stack([brier_score(share, happened) for share, happened in pairs]).mean(dim=0)
+        self._row(method, "brier_lifted", self._setting, brier.numpy()[None], "1")
+        error = expected_calibration_error(others.flatten(), self._lifted.flatten())
+        self._value(method, "expected_calibration_error", self._setting, [error], self._lifted.numel())
         for name in READ:
-            floor = energy_score_floor(self._truth.read[:, :, -1, QUANTITIES[name]]) * 100
-            self._row("other replays", "energy_score_cm", f"{self._last},{name}", floor.numpy()[None], "cm")
-            self._energies.setdefault("other replays", {})[name] = floor.numpy()
+            of_read, of_truth = (values[:, :, -1, QUANTITIES[name]] for values in (read, self._truth.read))
+            floor = energy_score_floor(of_read, of_truth)[None] * 100
+            self._row(method, "energy_score_cm", f"{self._last},{name}", floor.numpy(), "cm")
+            self._energies.setdefault(method, {})[name] = floor.numpy()
 
     def finished(self) -> list[Row]:
         """All rows, with the ratios of energy scores to the regression's."""
@@ -218,14 +240,15 @@ class _Scores:
             for name, values in energies.items():
                 if base is None or method == "regression":
                     continue
-                pairs = np.stack([values, base[name]])
-                picks = np.random.default_rng(self._config.seed).integers(pairs.shape[1], size=(2000, pairs.shape[1]))
-                sums = pairs[:, picks].sum(axis=2)
-                ratios = sums[0] / np.maximum(sums[1], 1e-12)
-                low, high = np.quantile(ratios, [0.025, 0.975])
+                pairs = np.stack([values.mean(axis=0), base[name].mean(axis=0)])
+                of_episodes = np.stack([self._sums(pair) for pair in pairs])
+                count = of_episodes.shape[1]
+                picks = np.random.default_rng(self._config.seed).integers(count, size=(2000, count))
+                sums = of_episodes[:, picks].sum(axis=2)
+                low, high = np.quantile(sums[0] / np.maximum(sums[1], 1e-12), [0.025, 0.975])
                 value = float(pairs[0].sum() / max(pairs[1].sum(), 1e-12))
-                setting = f"{self._last},{name}"
-                self._append(method, "energy_score_ratio_vs_regression", setting, value, low, high, pairs.shape[1], "1")
+                metric, setting = "energy_score_ratio_vs_regression", f"{self._last},{name}"
+                self._append(method, metric, setting, value, low, high, len(values[0]), "1", len(values))
         return self._rows
 
     @property
@@ -245,15 +268,15 @@ class _Scores:
             self._row(method, "one_sample_error_cm", setting, distance.mean(dim=(2, 3)).numpy(), "cm")
             if chunk < last:
                 continue
-            self._energies.setdefault(method, {})[name] = energy.mean(dim=0).numpy()
+            self._energies.setdefault(method, {})[name] = energy.numpy()
             mean = (draws.mean(dim=2)[:, :, None] - replays).norm(dim=3).mean(dim=2) * 100
             self._row(method, "mean_of_draws_error_cm", setting, mean.numpy(), "cm")
             best = distance.amin(dim=2).mean(dim=2)
             self._row(method, "best_of_draws_error_cm", setting, best.numpy(), "cm")
             if draws.shape[2] > 1:
                 first = replays[:, 0]
-                skill = float(np.mean([spread_skill(world, first) for world in draws]))
-                self._value(method, "spread_skill", setting, skill, len(first), "1")
+                skills = [spread_skill(world, first) for world in draws]
+                self._value(method, "spread_skill", setting, skills, len(first))
                 self._ranks(method, setting, draws[..., -1], first[:, -1])  # height, or opening
 
     def _ranks(self, method: str, setting: str, draws: Tensor, truth: Tensor) -> None:
@@ -262,30 +285,38 @@ class _Scores:
         places = torch.cat([ranks(world.contiguous(), truth.contiguous(), generator) for world in draws])
         counts = torch.bincount(places, minlength=draws.shape[2] + 1) / len(places)
         for rank, count in enumerate(counts.tolist()):
-            self._value(method, "rank_share", f"{setting},rank={rank}", count, len(places), "1")
+            self._value(method, "rank_share", f"{setting},rank={rank}", [count] * len(draws), len(places))
 
-    def _reliability(self, method: str, probability: Tensor, happened: Tensor) -> None:
+    def _reliability(self, method: str, probability: Tensor, happened: Tensor, worlds: int) -> None:
         bins = bins_of(probability)
         for number in range(10):
             inside = bins == number
             if inside.any():
                 setting = f"{self._setting},bin={float(probability[inside].mean()):.3f}"
                 frequency = float(happened[inside].float().mean())
-                self._value(method, "lifted_frequency", setting, frequency, int(inside.sum()), "1")
+                self._value(method, "lifted_frequency", setting, [frequency] * worlds, int(inside.sum()))
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Values ``(..., N)`` of moments, summed by the episode that they are from, ``(..., episodes)``."""
+        sums: np.ndarray = values @ self._is_of
+        return sums
 
     def _row(self, method: str, metric: str, setting: str, values: np.ndarray, unit: str) -> None:
-        """A row of values ``(W, B)`` of W worlds; its interval is over worlds and over what each was asked."""
-        low, high = np.quantile(resampled_means(values, resamples=2000, seed=self._config.seed), [0.025, 0.975])
-        self._append(method, metric, setting, float(values.mean()), float(low), float(high), values.shape[1], unit)
+        """A row of values ``(W, N)`` of W worlds; its interval is over worlds and over episodes."""
+        worlds, moments = values.shape
+        tables = self._sums(values), self._sums(np.ones_like(values))
+        resampled = [resampled_means(table, resamples=2000, seed=self._config.seed) for table in tables]
+        low, high = np.quantile(resampled[0] / resampled[1], [0.025, 0.975])
+        self._append(method, metric, setting, float(values.mean()), float(low), float(high), moments, unit, worlds)
 
-    def _value(self, method: str, metric: str, setting: str, value: float, n: int, unit: str) -> None:
-        self._append(method, metric, setting, value, None, None, n, unit)
+    def _value(self, method: str, metric: str, setting: str, of_worlds: Sequence[float], n: int) -> None:
+        """A row without interval of one number for each world."""
+        self._append(method, metric, setting, float(np.mean(of_worlds)), None, None, n, "1", len(of_worlds))
 
     def _append(
         self, method: str, metric: str, setting: str, value: float, low: float | None, high: float | None, n: int,
-        unit: str,
+        unit: str, worlds: int,
     ) -> None:  # fmt: skip
-        worlds = f"{self._worlds} world{'s' * (self._worlds > 1)}"
-        seeds = f"{worlds}, {self._config.draws} draws, noise {self._config.seed}"
+        seeds = f"{worlds} world{'s' * (worlds > 1)}, {self._config.draws} draws, noise {self._config.seed}"
         row = Row("calibration", self._task, method, metric, setting, value, low, high, n, seeds, unit, **self._facts)
         self._rows.append(row)

@@ -23,7 +23,6 @@ from tqdm import tqdm
 from benchmarks.moments import Moment, find_moments, reset_as_recorded
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.hidden_causes import HiddenCauses
-from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
 from world_models.encoders.state import StateEncoder
 from world_models.files import read_json, save_json
@@ -43,7 +42,8 @@ class HiddenTruthConfig:
         split: which episodes the moments are from.
         moments: how many, at most. Dreams begin shortly before a gripper closes near the cube, and a chunk before that.
         replays: K, of each moment.
-        chunks: M, action chunks after the moment; None for as many as an episode of the task has.
+        chunks: M, action chunks after the moment. Episodes of Lift close the gripper in their first half; four chunks
+            after that hold grasp and lift.
         causes: what is hidden.
         hidden: hide them; without, every replay is the same, and one is made.
         workers: processes.
@@ -54,9 +54,9 @@ class HiddenTruthConfig:
     out: Path
     world: str = "lift"
     split: str = "report"
-    moments: int = 240
+    moments: int = 200
     replays: int = 32
-    chunks: int | None = None
+    chunks: int = 4
     causes: HiddenCauses = field(default_factory=HiddenCauses)
     hidden: bool = True
     workers: int = 2
@@ -72,6 +72,7 @@ class Truth(NamedTuple):
         states: states after each chunk ``(N, R, M, L, C)``.
         read: simulator states after each chunk ``(N, R, M, 7)``, metres: cube, end-effector, gripper opening.
         first: simulator states at the beginning ``(N, 7)``.
+        episode: which episode each state is from ``(N,)``; one episode gives two moments at most.
     """
 
     start: Tensor
@@ -79,6 +80,7 @@ class Truth(NamedTuple):
     states: Tensor
     read: Tensor
     first: Tensor
+    episode: Tensor
 
 
 def run(config: HiddenTruthConfig) -> int:
@@ -89,11 +91,9 @@ def run(config: HiddenTruthConfig) -> int:
     """
     dataset, folder = EpisodeDataset(config.data), world_folder(config.world)
     world = read_config(folder)
-    chunks = config.chunks or episode_chunks(world.task)
-    span = chunks * world.chunk_length
-    moments = _moments(dataset, config, span, world.chunk_length)
+    moments = _moments(dataset, config, config.chunks * world.chunk_length, world.chunk_length)
     settings = {
-        "data": dataset.fingerprint(), "encoder": load_encoder(folder).fingerprint(), "chunks": chunks,
+        "data": dataset.fingerprint(), "encoder": load_encoder(folder).fingerprint(), "chunks": config.chunks,
         "replays": config.replays if config.hidden else 1, "seed": config.seed, "task": world.task,
         "causes": asdict(config.causes) if config.hidden else None, "chunk_length": world.chunk_length,
     }  # fmt: skip
@@ -173,7 +173,10 @@ def replays_of(
         states.append(_encoded(encoder, frames, proprioception))
         read.append(np.stack(values))
     chunked = actions.reshape(settings["chunks"], length, -1)
-    return {"start": start, "actions": chunked, "states": np.stack(states), "read": np.stack(read), "first": first}
+    return {
+        "start": start, "actions": chunked, "states": np.stack(states), "read": np.stack(read), "first": first,
+        "episode": np.array(moment.episode),
+    }  # fmt: skip
 
 
 def _moments(dataset: EpisodeDataset, config: HiddenTruthConfig, span: int, length: int) -> list[Moment]:

@@ -70,8 +70,13 @@ def energy_score_of_replays(samples: Tensor, replays: Tensor) -> Tensor:
     return torch.stack([energy_score(samples, truth) for truth in replays.unbind(dim=1)]).mean(dim=0)
 
 
-def energy_score_floor(replays: Tensor) -> Tensor:
-    """Energy score of each of K > 1 true outcomes ``(B, K, D)`` by the others, mean over them, ``(B,)``."""
+def energy_score_floor(replays: Tensor, truth: Tensor) -> Tensor:
+    """Energy score of each of K > 1 true outcomes by the other replays, mean over them, ``(B,)``.
+
+    Args:
+        replays: the K outcomes as they are read, ``(B, K, D)``.
+        truth: the outcomes as they are, ``(B, K, D)``.
+    """
     count = replays.shape[1]
     others = [replays[:, [j for j in range(count) if j != k]] for k in range(count)]
-    return torch.stack([energy_score(rest, replays[:, k]) for k, rest in enumerate(others)]).mean(dim=0)
+    return torch.stack([energy_score(rest, truth[:, k]) for k, rest in enumerate(others)]).mean(dim=0)

@@ -26,9 +26,10 @@ from benchmarks.proper_scores import (
     spread_skill,
 )
 from benchmarks.results import read_rows
+from rla_gym.ground_truth.behaviours import make_behaviour
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.hidden_causes import DrawnCauses, HiddenCauses
-from rla_gym.ground_truth.recording import EpisodeRecorder
+from rla_gym.ground_truth.recording import EpisodeRecorder, record_episode
 from rla_gym.ground_truth.recording_config import RecordingConfig
 from tests.synthetic_dataset import write_moving_square
 from world_models.files import save_json
@@ -79,6 +80,19 @@ def test_hidden_causes_change_a_replay_and_leave_no_trace() -> None:
     assert np.array_equal(first, again)
     assert not np.allclose(first, before)
     assert not np.allclose(first, other)
+
+
+def test_hidden_causes_decide_whether_a_firm_grasp_holds() -> None:
+    pytest.importorskip("robosuite")
+    causes, held = HiddenCauses(), []
+    with closing(RobosuiteEnv("Lift", obs="rgb")) as env:
+        for friction, mass in zip(causes.friction, reversed(causes.mass), strict=True):  # the worst, and the best
+            env.reset(seed=0)
+            drawn = DrawnCauses(friction, mass, 0.0, np.zeros((1, 2)), 0)
+            with env.hidden(drawn):
+                expert = make_behaviour("expert", np.random.default_rng(0))
+                held.append(record_episode(env, expert, 56).success)
+    assert held == [False, True]
 
 
 def test_an_impossible_range_is_refused() -> None:
@@ -137,6 +151,7 @@ def test_a_folder_of_replays_is_read_back_and_one_of_nothing_is_refused(tmp_path
     arrays = {
         "start": np.zeros((4, 3), np.float16), "actions": np.zeros((2, 8, 4), np.float32),
         "states": np.zeros((5, 2, 4, 3), np.float16), "read": np.ones((5, 2, 7), np.float32), "first": np.zeros(7),
+        "episode": np.array(3),
     }  # fmt: skip
     for name, causes in (("a", None), ("b", {"friction": [1, 1]})):
         (tmp_path / name).mkdir()
@@ -146,6 +161,37 @@ def test_a_folder_of_replays_is_read_back_and_one_of_nothing_is_refused(tmp_path
     truths = read_truth(tmp_path)
     assert set(truths) == {"deterministic", "hidden"}
     assert truths["hidden"].read.shape == (3, 5, 2, 7)
+
+
+def test_an_interval_is_over_episodes_however_many_moments_each_has(tmp_path: Path, world: str) -> None:
+    data, rng = write_moving_square(tmp_path / "data").root, np.random.default_rng(0)
+    moments = [
+        {
+            "start": rng.normal(size=(16, 8)), "actions": rng.uniform(-1, 1, (2, 8, 4)),
+            "states": rng.normal(size=(4, 2, 16, 8)), "read": rng.normal(size=(4, 2, 7)), "first": np.zeros(7),
+            "episode": np.array(number),
+        }
+        for number in range(6)
+    ]  # fmt: skip
+    found = []
+    for name, repeated in (("once", 1), ("twice", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_json(folder / "truth.json", {"causes": {}})
+        for number, moment in enumerate(moments * repeated):
+            np.savez(folder / f"{number}.npz", **moment)
+        config = CalibrationConfig(
+            data, (world,), split="validation", truth=folder, draws=3, chunks=2, cache=tmp_path / "cache",
+            out=tmp_path / f"{name}.json", probe=ProbeConfig(iterations=3),
+        )  # fmt: skip
+        found.append({(row.method, row.metric, row.setting): row for row in run(config)})
+    once, twice = found
+    for method in ("regression", "other replays", "other replays, probed"):
+        key = method, "energy_score_cm", "hidden,chunks=2,cube"
+        assert (once[key].n, twice[key].n) == (6, 12)
+        assert (twice[key].low, twice[key].high) == pytest.approx((once[key].low, once[key].high))
+    key = "other replays", "energy_score_ratio_vs_regression", "hidden,chunks=2,cube"
+    assert (twice[key].low, twice[key].high) == pytest.approx((once[key].low, once[key].high))
 
 
 def test_the_bench_prints_rows_and_a_picture_of_a_world(tmp_path: Path, world: str) -> None:
@@ -174,7 +220,7 @@ def test_the_bench_prints_rows_and_a_picture_of_a_world(tmp_path: Path, world: s
 def test_a_sampler_of_the_truth_scores_as_the_floor_and_its_mean_does_not() -> None:
     generator = torch.Generator().manual_seed(0)
     replays, samples = (torch.randn(400, 8, 2, generator=generator) for _ in range(2))
-    floor = energy_score_floor(replays).mean()
+    floor = energy_score_floor(replays, replays).mean()
     assert energy_score_of_replays(samples, replays).mean() / floor == pytest.approx(1.0, abs=0.05)
     assert energy_score_of_replays(torch.zeros(400, 1, 2), replays).mean() / floor > 1.3
 
