@@ -97,3 +97,23 @@ def test_weights_that_were_trained_before_learn_more_slowly(tmp_path: Path) -> N
     )  # fmt: skip
     moved = [(part.weight.detach() - before).abs().mean() for part in module]
     assert float(moved[1] / moved[0]) == pytest.approx(FINE_TUNING, rel=0.05)
+
+
+def test_the_average_of_weights_is_handed_on_and_closer_than_the_last_ones(tmp_path: Path) -> None:
+    """Noisy targets at a rate that hardly falls: single weights go on shaking about what their average finds."""
+    errors = {}
+    for decay in (0.0, 0.98):
+        torch.manual_seed(0)
+        module = nn.Linear(8, 8)
+
+        def loss(inputs: torch.Tensor, generator: torch.Generator, module: nn.Linear = module) -> torch.Tensor:
+            noise = 3 * torch.randn(inputs.shape, generator=generator)
+            return (module(inputs) - inputs - noise).square().mean()
+
+        config = OptimisationConfig(400, batch_size=8, warmup=400, bf16=False, learning_rate=0.05, ema_decay=decay)
+        optimise(
+            "noisy", module, lambda generator, samples: torch.randn(samples, 8, generator=generator), loss, config,
+            tmp_path / str(decay), key={"seed": 0},
+        )  # fmt: skip
+        errors[decay] = float((module.weight.detach() - torch.eye(8)).abs().mean())
+    assert errors[0.98] < 0.75 * errors[0.0]
