@@ -178,12 +178,12 @@ data/lift_hidden/complete:
 worlds/hidden_encoder/demonstrations.safetensors: data/lift_hidden/complete
 	$(BIN)/rla-gym train data/lift_hidden --out $(@D) --encoder-from lift --encoder-only
 
-HIDDEN_REGRESSION := --dynamics regression --regression-optimisation.iterations 2500
-HIDDEN_0 := --dynamics regression score_sampler --regression-optimisation.iterations 2500 --score-sampler-optimisation.iterations 1800
+HIDDEN_REGRESSION := --dynamics regression --regression-optimisation.iterations 2000
+HIDDEN_0 := --dynamics regression score_sampler --regression-optimisation.iterations 2000 --score-sampler-optimisation.iterations 1800
 HIDDEN_1 := $(HIDDEN_REGRESSION) --seed 1
 HIDDEN_2 := $(HIDDEN_REGRESSION) --seed 2
 HIDDEN_rla_wm := --dynamics rla_wm
-HIDDEN_residual_flow := --dynamics residual_flow --residual-flow-optimisation.iterations 2500
+HIDDEN_residual_flow := --dynamics residual_flow --residual-flow-optimisation.iterations 2000
 worlds/hidden_%/success.json: worlds/hidden_encoder/demonstrations.safetensors
 	$(BIN)/rla-gym train data/lift_hidden --out $(@D) --encoder-from lift --threads 1 --pushed-chunks 5 \
 		--rgb-optimisation.iterations 1 --error-optimisation.iterations 200 $(HIDDEN_$*)
