@@ -139,7 +139,7 @@ def train_iql(config: IQLConfig) -> Path:
     device = choose_device(config.device)
     folder = world_folder(config.world)
     world = read_config(folder)
-    dataset = EpisodeDataset(config.data, camera=config.camera, usual_camera=world.camera)
+    dataset = EpisodeDataset(config.data, camera=config.camera, usual_camera=world.camera, reading=world.reading)
     check_fits(dataset, world)
     encoder = load_encoder(folder, device)
     features = cache_features(dataset, encoder, config.cache or config.data / "cache")

@@ -35,9 +35,11 @@ from agents.ppo_networks import PPONetworks
 from agents.rollout_buffer import RolloutBuffer, generalised_advantages
 from agents.settings import check_at_least_one, check_positive, check_unit_interval, json_settings
 from rla_gym.tasks import dream_id, episode_chunks, simulator_id
+from world_models.config import WorldConfig
 from world_models.devices import has_bfloat16
 from world_models.disk_space import check_writable
 from world_models.distributed.processes import Processes, launched
+from world_models.io import read_config, world_folder
 from world_models.seeding import hashed_seed
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -133,7 +135,7 @@ def train_ppo(config: PPOConfig) -> Path:
 
     # ---- networks, environments, storage
     clone = _clone(config, processes, reuse=resuming)
-    config = _resolved(config, clone.task, device)
+    config = _resolved(config, read_config(world_folder(clone.world)), device)
     networks = PPONetworks(clone, config.learning_rate, config.value_learning_rate, config.seed)
     spent, history = 0.0, []
     if resuming:
@@ -212,12 +214,13 @@ def _clone(config: PPOConfig, processes: Processes, *, reuse: bool) -> TokenPoli
     return load_clone(folder, processes.device).requires_grad_(False)
 
 
-def _resolved(config: PPOConfig, task: str, device: torch.device) -> PPOConfig:
-    """The config with what it leaves to the task and to the device."""
+def _resolved(config: PPOConfig, world: WorldConfig, device: torch.device) -> PPOConfig:
+    """The config with what it leaves to the world and to the device."""
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if config.train_in == "dream" and has_bfloat16(device) else "float32"
-    return replace(config, max_chunks=config.max_chunks or episode_chunks(task), precision=precision)
+    chunks = config.max_chunks or episode_chunks(world.task, world.max_chunks)
+    return replace(config, max_chunks=chunks, precision=precision)
 
 
 def _make_envs(config: PPOConfig, clone: TokenPolicy, shards: EnvShards) -> Any:

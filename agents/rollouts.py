@@ -209,7 +209,7 @@ def _play_dreams(policy: Policy, config: RolloutConfig, episodes: range) -> Outc
     total = torch.zeros(count, device=device)
     steps = torch.zeros(count, dtype=torch.int64, device=device)
     observations, _ = envs.reset(seed=config.seed_start, options=options)
-    for chunk in range(config.max_chunks or episode_chunks(world.task)):
+    for chunk in range(config.max_chunks or episode_chunks(world.task, world.max_chunks)):
         actions = policy.act(observations, torch.full((count,), chunk, device=device))
         observations, rewards, terminated, truncated, infos = envs.step(actions)
         total += torch.where(playing, rewards, 0.0)

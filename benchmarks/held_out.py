@@ -104,7 +104,7 @@ class Views:
             ValueError: no episode is long enough.
         """
         world, encoder = read_config(folder), load_encoder(folder)
-        chunks = self._chunks or episode_chunks(world.task)
+        chunks = self._chunks or episode_chunks(world.task, world.max_chunks)
         key = encoder.fingerprint(), chunks, world.chunk_length
         if key not in self._views:
             features = torch.from_numpy(cache_features(self._dataset, encoder, self._cache))

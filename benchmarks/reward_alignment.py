@@ -65,7 +65,7 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
     """
     folder = world_folder(config.world)
     dataset, world = EpisodeDataset(config.data), read_config(folder)
-    chunks = config.chunks or episode_chunks(world.task)
+    chunks = config.chunks or episode_chunks(world.task, world.max_chunks)
     cache = config.cache or config.data / "cache"
     held_out = Views(dataset, config.split, cache, chunks=chunks).of(folder).held_out
     solved = held_out.succeeded.any(axis=1)

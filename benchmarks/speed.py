@@ -236,7 +236,10 @@ def _reduced_precision_difference(world: str, device: str) -> np.ndarray:
     for precision in PRECISIONS:
         opened = load_world(world, device=device, precision=precision)
         demonstrations, length = opened.demonstrations, opened.model.chunk_length
-        chunks = min(episode_chunks(opened.model.config.task), (demonstrations.features.shape[1] - 1) // length)
+        chunks = min(
+            episode_chunks(opened.model.config.task, opened.model.config.max_chunks),
+            (demonstrations.features.shape[1] - 1) // length,
+        )
         actions = demonstrations.actions[:, : chunks * length].unflatten(1, (chunks, length))
         ends.append(open_loop(opened.model, demonstrations.features[:, 0].float(), actions).features[:, -1])
     error = (ends[0] - demonstrations.features[:, chunks * length].float()).abs().mean()

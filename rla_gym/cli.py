@@ -71,14 +71,17 @@ def _collect(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     from rewards.fit_success import fit_world_success
-    from rla_gym.tasks import episode_chunks
+    from rla_gym.tasks import TASKS, episode_chunks
     from world_models.distributed.processes import launched
+    from world_models.io import read_config
     from world_models.training.train import TrainConfig, train
 
     config = _configure(TrainConfig, arguments, "data")
-    train(config)
+    train(config, {task.instruction: name for name, task in TASKS.items()})
     if launched(config.device).main and not config.encoder_only:
-        fit_world_success(config.out, config.data, config.cache, chunks=episode_chunks(config.task))
+        world = read_config(config.out)
+        chunks = episode_chunks(world.task, world.max_chunks)
+        fit_world_success(config.out, config.data, config.cache, chunks=chunks)
 
 
 AGENTS = {

@@ -66,7 +66,7 @@ class Dream:
             solved = self._detector.first_success(self._demonstrations)
         self._initial_states = InitialStates(self._demonstrations, config.initial_states, self.chunk_length, solved)
         self._config = config
-        self.max_chunks = config.max_chunks or episode_chunks(model.config.task)
+        self.max_chunks = config.max_chunks or episode_chunks(model.config.task, model.config.max_chunks)
         self._max_uncertainty = math.inf if config.max_uncertainty is None else config.max_uncertainty
 
     def begin(self, seeds: Sequence[int | None], options: Any, *, everyone: bool) -> Tensor:

@@ -211,6 +211,11 @@ def bundled_world(task: str | None) -> str:
     return (task or DEFAULT_TASK).lower()
 
 
-def episode_chunks(task: str) -> int:
-    """Environment steps in an episode of a task, also of one that is not in :data:`TASKS`."""
-    return TASKS[task].max_chunks if task in TASKS else TaskSpec.max_chunks
+def episode_chunks(task: str, of_world: int | None = None) -> int:
+    """Environment steps in an episode of a task.
+
+    Args:
+        task: its name.
+        of_world: what a world's own data say, for a task that is not in :data:`TASKS`.
+    """
+    return TASKS[task].max_chunks if task in TASKS else of_world or TaskSpec.max_chunks

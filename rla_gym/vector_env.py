@@ -121,6 +121,8 @@ class RLAWMVectorEnv(PortableSpec, VectorEnv[Any, Any, Any]):
         model = opened.world.model
         if spec is not None:
             check_world_fits(spec, model.config, world)
+        for doubt in opened.doubts():
+            gym.logger.warn(doubt)
         self._dream = Dream(opened, device, config, num_envs=num_envs, first_slot=first_slot)
         self.chunk_length, self.max_chunks = self._dream.chunk_length, self._dream.max_chunks
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output

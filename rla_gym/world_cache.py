@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from world_models.files import tensor_bytes
 from world_models.io import World, default_dynamics, load_encoder, load_world, world_folder
 
 Key = tuple[Any, ...]
+MOST_RANDOM_SUCCESS = 0.2
+"""Share of imagined episodes that random actions may solve without a warning."""
 
 
 @dataclass
@@ -34,6 +36,21 @@ class OpenWorld:
     detector: SuccessDetector
     success_threshold: float
 
+    def doubts(self) -> list[str]:
+        """What a user should know before believing this world's successes, in sentences."""
+        name, folder = self.world.model.name, self.world.folder
+        share, doubts = _random_success(self.detector.metrics, name), []
+        if share is not None and share > MOST_RANDOM_SUCCESS:
+            doubts.append(
+                f"random actions succeed in {share:.0%} of the imagined episodes of {folder} ({name}): its success "
+                "says little; give it labels of success and failures, and train it anew"
+            )
+        if self.detector.metrics.get("calibrated") is False:
+            doubts.append(
+                f"success_probability of {folder} is not calibrated: its data have too few labels of both outcomes"
+            )
+        return doubts
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of all that a dream of this world depends on: dynamics, weights, detector, demonstrations."""
@@ -49,6 +66,14 @@ class OpenWorld:
         ):
             digest.update(tensor_bytes(tensor))
         return digest.hexdigest()[:16]
+
+
+def _random_success(metrics: Mapping[str, Any], dynamics: str) -> float | None:
+    """What a world's file says of random actions in the dream of some dynamics; None where it says nothing."""
+    value: Any = metrics
+    for name in ("untrained", dynamics, "random"):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 @dataclass

@@ -143,7 +143,9 @@ def test_actions_must_be_there_by_their_name(root: Path) -> None:
     with pytest.raises(ValueError, match=r"file-000\.parquet has no column 'action', but actions"):
         check_data(EpisodeDataset(root), 8, proprioception=False)
     change_info(root, lambda info: info["features"].update(actions=info["features"].pop("action")))
-    with pytest.raises(ValueError, match=r"no column `action` of numbers, but .*actions.*rename"):
+    check_data(EpisodeDataset(root), 8, proprioception=False)
+    change_info(root, lambda info: info["features"].update(torque=info["features"].pop("actions")))
+    with pytest.raises(ValueError, match=r"no column `action` of numbers, but .*torque.*--action-column"):
         check_data(EpisodeDataset(root), 8, proprioception=False)
 
 
@@ -322,8 +324,10 @@ def test_a_camera_of_several_can_be_chosen(root: Path) -> None:
         table = table.append_column(f"videos/{wrist}/{name}", table.column(f"videos/{CAMERA}/{name}"))
     pq.write_table(table, root / EPISODES)
     change_info(root, lambda info: info["features"].update({wrist: info["features"][CAMERA]}))
-    assert EpisodeDataset(root).cameras == (CAMERA, wrist)
-    assert EpisodeDataset(root, usual_camera="gone").camera == CAMERA
+    for usual in (None, "gone"):
+        with pytest.raises(ValueError, match=rf"has 2 cameras: choose one by --camera: {CAMERA}, {wrist}"):
+            EpisodeDataset(root, usual_camera=usual)
+    assert EpisodeDataset(root, camera=wrist).cameras == (CAMERA, wrist)
     for dataset in (EpisodeDataset(root, camera=wrist), EpisodeDataset(root, usual_camera=wrist)):
         assert seen(dataset, 1) == LEVELS
     with pytest.raises(ValueError, match=f"camera is 'wrist', but .* has {CAMERA}, {wrist}; choose one"):

@@ -269,8 +269,8 @@ def test_a_folder_that_is_no_dataset_is_named_with_the_fix(tmp_path: Path) -> No
         with pytest.raises(FileNotFoundError, match=f"{root} is no dataset.*rla-gym collect"):
             EpisodeDataset(root)
     (tmp_path / "meta").mkdir()
-    (tmp_path / "meta/info.json").write_text(json.dumps({"codebase_version": "v2.1", "features": {}}))
-    with pytest.raises(ValueError, match=r"v2\.1.*convert_dataset_v21_to_v30"):
+    (tmp_path / "meta/info.json").write_text(json.dumps({"codebase_version": "v1.6", "features": {}}))
+    with pytest.raises(ValueError, match=r"v1\.6.*v2\.1 and v3\.0 are read"):
         EpisodeDataset(tmp_path)
 
 

@@ -35,7 +35,7 @@ def tiny_training(data: Path, out: Path, iterations: int = 12) -> TrainConfig:
     config = tiny_config()
     schedule = OptimisationConfig(iterations, batch_size=8, warmup=2, validate_every=5, bf16=False)
     return TrainConfig(
-        data, out, demonstrations=4, device="cpu", threads=1, dynamics=("regression", "residual_flow"),
+        data, out, task="Lift", demonstrations=4, device="cpu", threads=1, dynamics=("regression", "residual_flow"),
         encoder=config.encoder,
         distillation=DistillationConfig(optimisation=schedule), residual_flow=config.dynamics["residual_flow"],
         regression=config.dynamics["regression"], rgb_decoder=config.rgb_decoder, residual_flow_optimisation=schedule,

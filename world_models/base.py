@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from world_models.config import WorldConfig
+from world_models.data.frame_fit import fit_frames
 from world_models.encoders.state import StateEncoder
 from world_models.heads.expected_error import ExpectedErrorHead
 from world_models.heads.rgb_decoder import RGBDecoder
@@ -85,8 +87,22 @@ class WorldModel(nn.Module):
         )
 
     def encode(self, rgb: Tensor, proprioception: Tensor | None = None) -> Tensor:
-        """Frames and proprioception to states; see :meth:`world_models.encoders.state.StateEncoder.forward`."""
-        return self.encoder(rgb, proprioception)
+        """Frames and proprioception to states; see :meth:`world_models.encoders.state.StateEncoder.forward`.
+
+        Frames of another shape become squares as those did that the world was trained on.
+        """
+        fit = self.config.reading.fit
+        return self.encoder(rgb if fit is None else fit_frames(rgb, fit, self.image_size), proprioception)
+
+    def to_robot(self, actions: np.ndarray) -> np.ndarray:
+        """Actions ``(..., A)`` in [-1, 1] in the robot's own units and dimensions, ``(..., N)``."""
+        scale = self.config.reading.action_scale
+        return np.asarray(actions) if scale is None else scale.to_robot(actions)
+
+    def from_robot(self, actions: np.ndarray) -> np.ndarray:
+        """The robot's actions ``(..., N)``, in its own units, as this world takes them: ``(..., A)`` in [-1, 1]."""
+        scale = self.config.reading.action_scale
+        return np.asarray(actions) if scale is None else scale.from_robot(actions)
 
     @property
     def noise_shape(self) -> tuple[int, int] | None:

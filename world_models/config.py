@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from world_models.data.reading import DataReading
 from world_models.dataclass_reader import check_ranges, read_dataclass
 from world_models.encoders.features import EncoderConfig
 from world_models.heads.rgb_decoder import RGBDecoderConfig
@@ -14,7 +15,7 @@ from world_models.heads.rgb_decoder import RGBDecoderConfig
 FORMAT = 6
 DynamicsName = Literal["residual_flow", "regression", "score_sampler", "rla_wm"]
 """What a world's dynamics are called; :data:`world_models.io.DYNAMICS` has their classes."""
-OPTIONAL = frozenset({"prediction_length", "camera", "default_dynamics"})
+OPTIONAL = frozenset({"prediction_length", "camera", "default_dynamics", "max_chunks", "reading"})
 """Keys that worlds of earlier versions lack."""
 FIX = "train the world anew, or fetch it again"
 """What is left to do about a damaged world."""
@@ -32,9 +33,11 @@ class WorldConfig:
         prediction_length: actions after which a prediction is made; a longer chunk takes several, each from the state
             before it. None for one prediction a chunk.
         fps: frames, and actions, per second, up to 1000; a fraction where the camera's rate is one.
+        max_chunks: action chunks in an imagined episode, 1 to 10,000; None for those of a task that is known.
         camera: key of the videos that the world was trained on; None for one that does not say.
         frame_size: side of the videos' square frames in pixels, and of decoded ones, 4 to 2048.
         proprioception: number P of proprioceptive values in a frame, up to 512; 0 for a world from video alone.
+        reading: how data of this robot are read: scale of actions, shape of frames, names of columns.
         encoder, rgb_decoder: configs of these parts.
         dynamics: config of each of the world's dynamics, by name; empty for an encoder alone.
         default_dynamics: the one that predicts where none is asked for; None for the first.
@@ -49,9 +52,11 @@ class WorldConfig:
     chunk_length: int = 8
     prediction_length: int | None = None
     fps: float = 20
+    max_chunks: int | None = None
     camera: str | None = None
     frame_size: int = 128
     proprioception: int = 0
+    reading: DataReading = field(default_factory=DataReading)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     rgb_decoder: RGBDecoderConfig = field(default_factory=RGBDecoderConfig)
     dynamics: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +65,7 @@ class WorldConfig:
     def __post_init__(self) -> None:
         check_ranges(
             self, chunk_length=(1, 256), prediction_length=(1, self.chunk_length), fps=(1e-3, 1000),
-            frame_size=(4, 2048), proprioception=(0, 512),
+            frame_size=(4, 2048), proprioception=(0, 512), max_chunks=(1, 10_000),
         )  # fmt: skip
         if not 1 <= len(self.action_names) <= 256:
             raise ValueError(f"action_names has {len(self.action_names)} names, and must have 1 to 256")

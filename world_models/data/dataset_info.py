@@ -1,16 +1,19 @@
-"""What `meta/info.json` of a LeRobotDataset v3.0 says, checked."""
+"""What `meta/info.json` of a LeRobotDataset v3.0, v2.1 or v2.0 says, checked."""
 
 from __future__ import annotations
 
 import math
 import re
 import string
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from world_models.data.column_names import ACTION_COLUMNS, STATE_COLUMNS, guess
 from world_models.data.episode_writer import DEFAULT_FEATURES, INFO_PATH
 from world_models.data.labels import LABEL
+from world_models.data.reading import DataReading
 from world_models.files import read_json
 
 _NO_NUMBERS = ("video", "image", "string")
@@ -27,8 +30,11 @@ class DatasetInfo:
         fps: frames per second, positive; fractions are kept.
         cameras: keys of its videos.
         action_names: one name per action dimension; empty if the dataset has no actions.
-        shapes: shape of one row of every numeric column but those that every dataset has.
+        shapes: shape of one row of every numeric column but those that every dataset has; actions and proprioception
+            by LeRobot's names, whatever they are called on disk.
         total_episodes: how many episodes there are; None if the file does not say.
+        episodes_of_chunk: how many episodes a folder of a v2 dataset holds, whose files are one for each episode; None
+            for v3.0.
     """
 
     root: Path
@@ -37,17 +43,23 @@ class DatasetInfo:
     action_names: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
     total_episodes: int | None
+    episodes_of_chunk: int | None
+    _stored: Mapping[str, str]
     _features: dict[str, Any]
     _data_path: str
     _video_path: str
 
+    def stored(self, name: str) -> str:
+        """What a column is called on disk."""
+        return self._stored.get(name, name)
+
     def data_path(self, chunk: int, file: int) -> Path:
         """The parquet file of this number."""
-        return self.root / self._data_path.format(chunk_index=chunk, file_index=file)
+        return self.root / self._data_path.format(**_numbers(chunk, file))
 
     def video_path(self, camera: str, chunk: int, file: int) -> Path:
         """The video of this number."""
-        return self.root / self._video_path.format(video_key=camera, chunk_index=chunk, file_index=file)
+        return self.root / self._video_path.format(video_key=camera, **_numbers(chunk, file))
 
     def image_size(self, camera: str) -> tuple[int, int]:
         """Height and width of a camera's pictures.
@@ -63,10 +75,10 @@ class DatasetInfo:
         return height, width
 
     def choose_camera(self, asked: str | None, usual: str | None) -> str:
-        """The camera asked for, else the usual one if it is there, else the first.
+        """The camera asked for, else the usual one if it is there, else the only one.
 
         Raises:
-            ValueError: there is no video, or no such camera.
+            ValueError: there is no video, no such camera, or several and none is named.
         """
         cameras = ", ".join(self.cameras)
         if not self.cameras:
@@ -75,13 +87,21 @@ class DatasetInfo:
             )
         if asked is not None and asked not in self.cameras:
             raise ValueError(f"camera is {asked!r}, but {self.root} has {cameras}; choose one of these")
-        if asked is None and usual in self.cameras:
+        if asked is not None:
+            return asked
+        if usual in self.cameras:
             return usual
-        return asked or self.cameras[0]
+        if len(self.cameras) > 1:
+            raise ValueError(f"{self.root} has {len(self.cameras)} cameras: choose one by --camera: {cameras}")
+        return self.cameras[0]
 
 
-def read_info(root: Path) -> DatasetInfo:
+def read_info(root: Path, reading: DataReading | None = None) -> DatasetInfo:
     """Read `meta/info.json`.
+
+    Args:
+        root: the dataset's folder.
+        reading: names of the columns of actions and proprioception.
 
     Raises:
         FileNotFoundError: there is none.
@@ -90,15 +110,16 @@ def read_info(root: Path) -> DatasetInfo:
     path = root / INFO_PATH
     if not path.is_file():
         raise FileNotFoundError(
-            f"{root} is no dataset: it has no {INFO_PATH}; give a folder in the LeRobotDataset v3.0 layout, "
-            "or make one with `rla-gym collect`"
+            f"{root} is no dataset: it has no {INFO_PATH}; give a folder in the LeRobotDataset v3.0 or v2.1 layout, "
+            "make one with `rla-gym collect`, or one of data in another format with `rla-gym data convert`"
         )
     info: dict[str, Any] = read_json(path, fix="fetch or collect the dataset again")
     version = str(info.get("codebase_version", "of no version"))
-    if not version.startswith("v3."):
+    older = version in ("v2.0", "v2.1")
+    if not older and not version.startswith("v3."):
         raise ValueError(
-            f"{root} is a LeRobotDataset {version}; v3.0 is needed: convert it with "
-            "`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`"
+            f"{root} is a LeRobotDataset {version:.40}; v2.0, v2.1 and v3.0 are read: convert it with the lerobot that "
+            "wrote it"
         )
     features = info.get("features")
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
@@ -106,6 +127,13 @@ def read_info(root: Path) -> DatasetInfo:
     fps, total = info.get("fps"), info.get("total_episodes")
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
         raise _malformed(root, "fps", fps, "a positive number")
+    stored = _stored_names(root, features, reading or DataReading())
+    columns = {on_disk: name for name, on_disk in stored.items()}
+    features = {columns.get(name, name): feature for name, feature in features.items()}
+    chunk = info.get("chunks_size") if older else None
+    if older and (type(chunk) is not int or chunk < 1):
+        raise _malformed(root, "chunks_size", chunk, "a whole number of 1 or more")
+    fields = {"episode_chunk", "episode_index"} if older else {"chunk_index", "file_index"}
     shapes = {
         name: shape
         for name, feature in features.items()
@@ -116,10 +144,33 @@ def read_info(root: Path) -> DatasetInfo:
     return DatasetInfo(
         root, float(fps), tuple(name for name, feature in features.items() if feature.get("dtype") == "video"),
         _action_names(root, features.get("action"), shapes.get("action")), shapes,
-        total if isinstance(total, int) and not isinstance(total, bool) else None, features,
-        _template(root, info, "data_path", {"chunk_index", "file_index"}),
-        _template(root, info, "video_path", {"video_key", "chunk_index", "file_index"}),
+        total if isinstance(total, int) and not isinstance(total, bool) else None, chunk, stored, features,
+        _template(root, info, "data_path", fields), _template(root, info, "video_path", {"video_key", *fields}),
     )  # fmt: skip
+
+
+def _stored_names(root: Path, features: Collection[str], reading: DataReading) -> dict[str, str]:
+    """What the columns of actions and of proprioception are called on disk, where there are such columns.
+
+    Raises:
+        ValueError: one that is named is not there.
+    """
+    stored: dict[str, str] = {}
+    for (name, *others), asked, flag in (
+        (ACTION_COLUMNS, reading.action_column, "--action-column"),
+        (STATE_COLUMNS, reading.state_column, "--state-column"),
+    ):
+        if asked is not None and asked not in features:
+            raise ValueError(f"{root} has no column {asked!r}: pass one of {', '.join(features)} by {flag}")
+        found = asked or guess((name, *others), [column for column in features if column not in stored.values()])
+        if found is not None:
+            stored[name] = found
+    return stored
+
+
+def _numbers(chunk: int, file: int) -> dict[str, int]:
+    """A file's numbers by the names that they have in v3.0's patterns and in v2's."""
+    return {"chunk_index": chunk, "file_index": file, "episode_chunk": chunk, "episode_index": file}
 
 
 def _malformed(root: Path, name: str, value: Any, needed: str) -> ValueError:

@@ -1,7 +1,11 @@
-"""The rows of `meta/episodes`: where the rows and pictures of each episode lie, and what is noted of it; checked."""
+"""The rows of `meta/episodes`: where the rows and pictures of each episode lie, and what is noted of it; checked.
+
+A v2 dataset has `meta/episodes.jsonl` instead, and one data file and one video for each episode.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from world_models.data.dataset_info import DatasetInfo
-from world_models.data.episode_writer import split_of
+from world_models.data.episode_writer import read_tasks, split_of
 from world_models.data.labels import read_labels
 from world_models.data.parquet_files import column_names, read_columns
 
@@ -31,6 +35,8 @@ def read_rows(info: DatasetInfo, camera: str) -> list[Row]:
         ValueError: episodes are missing or there twice, or a row lacks a value that makes sense.
     """
     root = info.root
+    if info.episodes_of_chunk is not None:
+        return _rows_of_older(info, camera, info.episodes_of_chunk)
     # What file managers and archives leave behind is hidden.
     paths = [
         path
@@ -61,18 +67,80 @@ def read_rows(info: DatasetInfo, camera: str) -> list[Row]:
     return rows
 
 
+def _rows_of_older(info: DatasetInfo, camera: str, episodes_of_chunk: int) -> list[Row]:
+    """The rows of a v2 dataset, by the names that v3.0 has for them."""
+    path = info.root / "meta/episodes.jsonl"
+    video = f"videos/{camera}"
+    rows = []
+    for number, entry in enumerate(read_json_lines(path), 1):
+        missing = [name for name in ("episode_index", "length") if name not in entry]
+        if missing:
+            raise ValueError(f"{path} has no {missing[0]!r} in line {number}; fetch the dataset again")
+        row = {"episode_index": entry["episode_index"], "length": entry["length"]}
+        row |= {"tasks": entry.get("tasks"), "dataset_from_index": 0, f"{video}/from_timestamp": 0.0}
+        _check_row(path, row, ("episode_index", "length"), f"{video}/from_timestamp")
+        for of in ("data", video):
+            row[f"{of}/chunk_index"] = row["episode_index"] // episodes_of_chunk
+            row[f"{of}/file_index"] = row["episode_index"]
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} has no episode; fetch or collect some")
+    rows.sort(key=lambda row: int(row["episode_index"]))
+    _check_indices(info, [int(row["episode_index"]) for row in rows])
+    return rows
+
+
+def read_instructions(info: DatasetInfo) -> list[str]:
+    """The tasks of a dataset in words, in the order of their task_index.
+
+    Raises:
+        FileNotFoundError, ValueError: they are missing or damaged.
+    """
+    if info.episodes_of_chunk is None:
+        return read_tasks(info.root)
+    path = info.root / "meta/tasks.jsonl"
+    entries = read_json_lines(path)
+    wrong = [entry for entry in entries if type(entry.get("task_index")) is not int or "task" not in entry]
+    if wrong or not entries:
+        raise ValueError(f"{path} names no task, with its task_index; fetch the dataset again")
+    return [str(entry["task"]) for entry in sorted(entries, key=lambda entry: int(entry["task_index"]))]
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one in every line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is no JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; fetch the dataset again")
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path} has no JSON in line {number} ({error}); fetch the dataset again") from error
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path} has {line!r:.60} in line {number}, no object; fetch the dataset again")
+        entries.append(entry)
+    return entries
+
+
 def splits_of(root: Path, rows: list[Row]) -> np.ndarray:
     """Split of each episode ``(N,)``, as noted, else by its index.
 
     Raises:
         ValueError: one is noted that is not known.
     """
-    splits = [row.get("split") or split_of(index) for index, row in enumerate(rows)]
-    for index, split in enumerate(splits):
+    splits = [row.get("split") or split_of(row["episode_index"]) for row in rows]
+    for row, split in zip(rows, splits, strict=True):
         if split not in SPLITS:
             raise ValueError(
-                f"{root}/meta/episodes has the split {split!r} for episode {index}; use {', '.join(SPLITS)}, or leave "
-                "the column out"
+                f"{root}/meta/episodes has the split {split!r} for episode {row['episode_index']}; use "
+                f"{', '.join(SPLITS)}, or leave the column out"
             )
     return np.array(splits, dtype=object)
 

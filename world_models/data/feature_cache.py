@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from world_models.data.array_file import ArrayFile
+from world_models.data.column_names import STATE_COLUMNS
 from world_models.distributed.ray_map import ray_map
 from world_models.encoders.proprioception import with_change
 from world_models.encoders.state import StateEncoder
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 CPU_BATCH = 16
 """Frames that a CPU encodes at once. Maps of more are so large that each is memory fresh from the kernel, which takes a
 third of the time (125 against 216 frames a second on one core, EfficientNet-Lite0 at 128 px)."""
-PROPRIOCEPTION = "observation.state"
-"""LeRobot's name of the column with proprioception."""
+PROPRIOCEPTION = STATE_COLUMNS[0]
+"""LeRobot's name of the column with proprioception, by which it is read whatever it is called on disk."""
 
 
 def episode_offsets(lengths: np.ndarray) -> np.ndarray:

@@ -42,16 +42,14 @@ def check_data(dataset: EpisodeDataset, span: int, *, proprioception: bool) -> N
     """
     height, width = dataset.image_size
     if height != width:
-        others = [camera for camera in dataset.cameras if camera != dataset.camera]
-        choice = f", or choose another camera by --camera: {', '.join(others)}" if others else ""
         raise ValueError(
-            f"{dataset.root} has frames of {height} x {width} pixels in {dataset.camera}; crop or pad its videos to "
-            f"squares{choice}"
+            f"{dataset.root} has frames of {height} x {width} pixels in {dataset.camera}: read them as squares by "
+            "--fit letterbox, crop or stretch"
         )
     if not dataset.action_names:
         raise ValueError(
             f"{dataset.root} has no column `action` of numbers, but {', '.join(dataset.columns) or 'none at all'}; "
-            "rename the column of actions, in data/ and in meta/info.json"
+            "name the column of actions by --action-column"
         )
     for split in ("train", "validation"):
         if not len(dataset.split(split, span)):
@@ -68,9 +66,9 @@ def check_data(dataset: EpisodeDataset, span: int, *, proprioception: bool) -> N
         offsets, row = episode_offsets(dataset.lengths), int(outside[0])
         episode = int(np.searchsorted(offsets, row, side="right")) - 1
         raise ValueError(
-            f"{dataset.root} has actions up to {np.abs(actions).max():.3g}, first in episode {episode}, frame "
-            f"{row - offsets[episode]}; environments take them in [-1, 1], so scale the column `action` (and remember "
-            "the scale for the robot)"
+            f"{dataset.root} has actions up to {np.abs(actions).max():.3g}, first in episode "
+            f"{dataset.numbers[episode]}, frame {row - offsets[episode]}; environments take them in [-1, 1], so scale "
+            "them by --action-scale minmax"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from world_models.config import FIX
+from world_models.config import FIX, WorldConfig
 from world_models.files import read_json, save_text
 from world_models.io import default_dynamics, dynamics_in, read_config
 
@@ -57,9 +57,9 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
   energy score. `regression` gives one answer. `residual_flow` is a regression with a flow on what it leaves; with one
   solver step it is nearly deterministic. `rla_wm` is the paper's model.
 - **Actions**: {", ".join(config.action_names)}, each in [-1, 1]; chunks of up to {config.chunk_length} steps at
-  {config.fps:g} Hz.
-- **Data**: {data["episodes"]} episodes, {data["frames"]} frames ({kinds}), {data["successful"]} successful; split by
-  episode ({splits}). Of the simulator's state, training used one bit an episode: whether its last frame is a success.
+  {config.fps:g} Hz.{_scale(config)}
+- **Data**: {data["episodes"]} episodes, {data["frames"]} frames ({kinds}), {_outcomes(config, data)}; split by
+  episode ({splits}).
 - **Hardware**: {facts["hardware"]}.
 
 | stage | iterations | minutes | validation episodes |
@@ -74,13 +74,42 @@ A learned simulator of the task *{config.instruction or config.task}*, made by `
         detector: dict[str, Any] = read_json(folder / "success.json", fix=FIX)
         metrics = detector["metrics"]
         parts.append(
-            f"**Success detector**, from episode labels, on {metrics['calibrated_on']} episodes: balanced accuracy "
-            f"{metrics['balanced_accuracy']:.3f} over labelled frames.{_imagined_success(metrics)}\n"
+            f"**Success detector**, from {_LABELS[metrics.get('labels', 'labels')]}, on {metrics['calibrated_on']} "
+            f"episodes: balanced accuracy {metrics['balanced_accuracy']:.3f} over these frames."
+            f"{_imagined_success(metrics)}{_without_policy(metrics)}\n"
         )
     if fidelity_metrics:
         rows = read_json(folder / "fidelity.json", list, fix=FIX)
         parts.append(_fidelity(rows, fidelity_metrics, (*dynamics_in(folder), "persistence")))
     return "\n".join(parts)
+
+
+def _outcomes(config: WorldConfig, data: dict[str, Any]) -> str:
+    if config.reading.success == "goal_frames":
+        return "every one taken for a demonstration, without labels"
+    return f"{data['successful']} successful by the one label of each, whether its last frame is a success"
+
+
+def _scale(config: WorldConfig) -> str:
+    """The robot's own actions, where a world's are others."""
+    scale = config.reading.action_scale
+    if scale is None:
+        return ""
+    ranges = ", ".join(
+        f"{name} {low:.4g} to {high:.4g}"
+        for name, low, high in zip(config.action_names, scale.low, scale.high, strict=True)
+    )
+    idle = len(scale.rest) - len(scale.dimensions)
+    return (
+        f" In the robot's units: {ranges}; {idle} further dimensions hardly move and rest. `world.model.to_robot` and "
+        "`from_robot` convert."
+    )
+
+
+_LABELS = {
+    "labels": "episode labels",
+    "goal_frames": "goal frames (the last ones of every episode against those of its first part; no label was given)",
+}
 
 
 def _imagined_success(metrics: dict[str, Any]) -> str:
@@ -91,6 +120,18 @@ def _imagined_success(metrics: dict[str, Any]) -> str:
         for name, of in metrics.items()
         if name.startswith("imagined_")
     ]
+    return "".join(sentences)
+
+
+def _without_policy(metrics: dict[str, Any]) -> str:
+    """What succeeds in the dream without a policy, and whether the probability of success is calibrated."""
+    sentences = [
+        f" Of imagined episodes ({name}), {of['random']:.0%} succeed with random actions and {of['resting']:.0%} "
+        "without motion."
+        for name, of in metrics.get("untrained", {}).items()
+    ]
+    if not metrics.get("calibrated", True):
+        sentences.append(" The probability of success is not calibrated: there are too few labels of both outcomes.")
     return "".join(sentences)
 
 

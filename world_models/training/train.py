@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ from world_models.provenance import describe_hardware
 from world_models.rla_wm.dynamics import RLAWMConfig, RLAWorldModel
 from world_models.training.calibration import calibrate_uncertainty
 from world_models.training.checks import check_data, check_start, demonstration_episodes, possible_pushed_chunks
+from world_models.training.choose_reading import AskedReading, choose_reading, chunks_of
 from world_models.training.expected_errors import train_expected_errors
 from world_models.training.feature_encoder import DistillationConfig, train_encoder
 from world_models.training.model_card import write_model_card
@@ -62,17 +64,17 @@ from world_models.training.training_data import TrainingData
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(AskedReading):
     """Settings of a training; the defaults are those of the bundled world.
 
     Attributes:
-        data: folder of a LeRobotDataset v3.0.
+        data: folder of a LeRobotDataset v3.0, v2.1 or v2.0; `rla-gym data inspect` says what is in it.
         out: the world's folder; checkpoints and TensorBoard files go to its ``stages``.
         camera: key of the video to train on, where the dataset has several; the world remembers it.
         cache: folder of decoded frames and encoded features; None for ``<data>/cache``.
-        task: name of the task; a world of a task that rla-gym does not know opens as ``RLAWM-v0``, by its folder.
+        task: name of the task; None for that of `rla-gym collect`'s recordings, and for the folder's name of others. A
+            world of a task that rla-gym does not know opens as ``RLAWM-v0``, by its folder.
         chunk_length: most actions in a chunk.
-        proprioception: put the dataset's column ``observation.state`` into the state, where it has one.
         pushed_chunks: the world model also trains on states that it predicted itself, up to this many chunks on (the
             pushforward trick, arXiv 2202.03376), so that rollouts stay accurate; fewer where episodes are shorter, 0
             for never.
@@ -107,9 +109,8 @@ class TrainConfig:
     out: Path
     camera: str | None = None
     cache: Path | None = None
-    task: str = "Lift"
+    task: str | None = None
     chunk_length: int = 8
-    proprioception: bool = True
     pushed_chunks: int = 3
     longest_rollout: int = 9
     first_frame_share: float = 0.15
@@ -140,10 +141,10 @@ class TrainConfig:
         default_factory=lambda: OptimisationConfig(iterations=4000, batch_size=64, learning_rate=1e-3)
     )
     rla_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=64, learning_rate=1e-3)
+        default_factory=lambda: OptimisationConfig(iterations=1500, batch_size=64, learning_rate=1e-3)
     )
     latent_flow_optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(iterations=6000, batch_size=64, learning_rate=1e-3)
+        default_factory=lambda: OptimisationConfig(iterations=3500, batch_size=64, learning_rate=1e-3)
     )
     rgb_optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(iterations=2500, batch_size=32)
@@ -153,8 +154,12 @@ class TrainConfig:
     )
 
 
-def train(config: TrainConfig) -> dict[str, Scalars]:
+def train(config: TrainConfig, tasks: Mapping[str, str] = MappingProxyType({})) -> dict[str, Scalars]:
     """Train every stage and write the world folder.
+
+    Args:
+        config: of everything.
+        tasks: name of each task that is known, by what it is in words; for data whose task ``config`` does not name.
 
     Returns:
         The last validation of each stage, with its seconds.
@@ -166,7 +171,15 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
         OSError: a folder cannot be written, or has no room.
     """
     # ---- check, before any work starts
-    dataset = EpisodeDataset(config.data, camera=config.camera, usual_camera=_usual_camera(config))
+    given = config.start_from or config.encoder_from
+    of_given = None if given is None else read_config(world_folder(given))
+    dataset, notes = choose_reading(
+        config.data, config.camera, None if of_given is None else of_given.camera, config,
+        of_given.reading if of_given is not None and config.start_from is not None else None,
+        (config if of_given is None else of_given).encoder.image_size,
+    )  # fmt: skip
+    name = tasks.get(dataset.instruction) or dataset.root.resolve().name
+    config = dataclasses.replace(config, task=config.task or name)
     _check(config, dataset)
     demonstrations = demonstration_episodes(dataset, config.demonstrations, config.chunk_length)
     processes = launched(config.device)
@@ -176,7 +189,7 @@ def train(config: TrainConfig) -> dict[str, Scalars]:
     data_key = dataset.fingerprint()
     if processes.main:
         _check_room(config, dataset, data_key, cache, stages)
-    config = _fitted(config, dataset, processes.main)
+    config = _fitted(config, dataset, notes, processes.main)
 
     # ---- frames, encoder, features: each made once
     with processes.main_first():
@@ -269,13 +282,16 @@ def _train_models(
 
 
 def _world_config(config: TrainConfig, dataset: EpisodeDataset, encoder: StateEncoder) -> WorldConfig:
+    assert config.task is not None
     return WorldConfig(
         config.task,
         tuple(dataset.action_names),
         instruction=dataset.instruction,
         chunk_length=config.chunk_length,
         fps=dataset.fps,
+        max_chunks=chunks_of(dataset, config.chunk_length),
         camera=dataset.camera,
+        reading=dataset.reading,
         frame_size=dataset.image_size[0],
         proprioception=encoder.proprioception_dim // 2,
         encoder=encoder.visual.config,
@@ -363,16 +379,11 @@ def _check(config: TrainConfig, dataset: EpisodeDataset) -> None:
             raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
     check_data(dataset, max(config.chunk_length, config.distillation.horizon), proprioception=config.proprioception)
     if config.start_from is not None:
+        assert config.task is not None
         check_start(
             world_folder(config.start_from), dataset, task=config.task, proprioception=config.proprioception,
             dynamics=config.dynamics,
         )  # fmt: skip
-
-
-def _usual_camera(config: TrainConfig) -> str | None:
-    """The camera of the world that this training goes on from."""
-    world = config.start_from or config.encoder_from
-    return None if world is None else read_config(world_folder(world)).camera
 
 
 def _check_room(config: TrainConfig, dataset: EpisodeDataset, data_key: str, cache: Path, stages: Path) -> None:
@@ -381,15 +392,11 @@ def _check_room(config: TrainConfig, dataset: EpisodeDataset, data_key: str, cac
     check_training_room(dataset, data_key, encoder, config.distillation if given is None else None, cache, stages)
 
 
-def _fitted(config: TrainConfig, dataset: EpisodeDataset, main: bool) -> TrainConfig:
+def _fitted(config: TrainConfig, dataset: EpisodeDataset, notes: list[str], main: bool) -> TrainConfig:
     """Settings that the episodes' lengths allow; the main process says in a line what is otherwise than asked for."""
     pushed = possible_pushed_chunks(dataset, config.chunk_length, config.pushed_chunks)
     short = len(dataset) - len(dataset.split("all", config.chunk_length))
     step = float(np.median(np.concatenate([np.diff(times) for times in dataset.times()])))
-    notes = []
-    others = [camera for camera in dataset.cameras if camera != dataset.camera]
-    if others and config.camera is None:
-        notes.append(f"reads {dataset.camera}; --camera chooses another: {', '.join(others)}")
     if pushed < config.pushed_chunks:
         longest = (config.pushed_chunks + 1) * config.chunk_length + 1
         notes.append(
