@@ -23,6 +23,7 @@ from agents.cloning_data import (
     chunk_samples,
     latent_samples,
 )
+from agents.policies.base import facts_of_world
 from agents.policies.token_policy import TokenPolicy
 from agents.settings import check_positive, json_settings
 from world_models.data.demonstrations import Demonstrations
@@ -30,7 +31,6 @@ from world_models.devices import choose_device
 from world_models.disk_space import check_writable
 from world_models.io import read_config, world_folder
 from world_models.training.fit import fit
-from world_models.world_names import world_reference
 
 
 @dataclass(kw_only=True)
@@ -113,8 +113,7 @@ def train_bc(config: BCConfig) -> Path:
     ends = max(1, config.gradient_steps // 20)
     policy.facts = {
         "method": "bc_videos" if config.videos else "bc",
-        "world": world_reference(config.world),
-        "task": world.task,
+        **facts_of_world(config.world, world),
         "training": {
             **json_settings(config, without=("out", "progress", "world")),
             "demonstration_indices": cloned.tolist(),

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from agents.cloning_data import choose_chunk_length, choose_demonstrations
+from agents.policies.base import facts_of_world
 from agents.policies.blind import BlindPolicy
 from world_models.data.demonstrations import Demonstrations
 from world_models.disk_space import check_writable
 from world_models.io import read_config, world_folder
-from world_models.world_names import world_reference
 
 
 @dataclass
@@ -51,8 +51,7 @@ def make_blind(config: BlindConfig) -> Path:
     policy = blind_policy(demonstrations, chosen, chunk_length)
     policy.facts = {
         "method": "blind",
-        "world": world_reference(config.world),
-        "task": world.task,
+        **facts_of_world(config.world, world),
         "training": {"demonstrations": count, "seed": config.seed, "demonstration_indices": chosen.tolist()},
     }
     return policy.save(config.out)

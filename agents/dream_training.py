@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from gymnasium.vector import AutoresetMode
 
+from agents.policies.base import facts_of_world
 from agents.policies.token_policy import TokenPolicy
 from agents.settings import json_settings
 from rewards import RewardName
 from world_models.config import DynamicsName
-from world_models.io import default_dynamics
-from world_models.world_names import world_reference
+from world_models.io import default_dynamics, read_config, world_folder
 
 
 @dataclass
@@ -79,8 +79,7 @@ def training_facts(
     world = config.world_of(clone)
     return {
         "method": method,
-        "world": world_reference(world),
-        "task": clone.task,
+        **facts_of_world(world, read_config(world_folder(world))),
         "training": {
             **json_settings(config, without=("out", "progress", "world")),
             "dynamics": default_dynamics(world, config.dynamics),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.cloning_data import augment, check_augmentation
+from agents.policies.base import facts_of_world
 from agents.policies.token_policy import TokenCritic, TokenPolicy
 from agents.settings import check_positive, json_settings
 from rewards import SuccessDetector
@@ -27,7 +28,6 @@ from world_models.files import weights_digest
 from world_models.io import load_encoder, read_config, world_folder
 from world_models.training.checks import check_fits
 from world_models.training.optimisation import OptimisationConfig, optimise
-from world_models.world_names import world_reference
 
 
 @dataclass
@@ -179,8 +179,7 @@ def train_iql(config: IQLConfig) -> Path:
         policy.log_std.fill_(float(np.log(config.initial_std)))
     policy.facts = {
         "method": "iql",
-        "world": world_reference(config.world),
-        "task": world.task,
+        **facts_of_world(config.world, world),
         "training": {**settings, "transitions": len(first_rows), "trained_seconds": metrics["seconds"]},
     }
     return policy.eval().save(config.out)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from agents.policies.base import check_sizes
+from agents.policies.base import ACTION_SCALE, check_sizes
 from agents.policies.io import load_policy
 from agents.policies.planner import Planner
 from agents.policies.token_policy import TokenPolicy
@@ -87,6 +87,7 @@ def make_planner(config: PlannerConfig) -> Path:
         "method": config.method,
         "world": policy.facts.get("world", "lift"),
         "task": policy.task,
+        **({ACTION_SCALE: policy.facts[ACTION_SCALE]} if ACTION_SCALE in policy.facts else {}),
         "planning": {**planning, "dynamics": default_dynamics(policy.world, config.dynamics)},
         "training": {"policy": policy.facts.get("training")},
     }

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from agents.bc import BCConfig, train_bc
+from agents.policies.io import load_policy
 from rewards.fit_success import fit_world_success
 from tests.foreign_dataset import ACTION_NAMES, CAMERAS, foreign_actions, foreign_frames, write_foreign
 from tests.test_train import tiny_training
@@ -20,7 +22,7 @@ from world_models.data.action_scale import ActionScale, fit_action_scale
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.frame_fit import fit_frames
 from world_models.data.reading import DataReading
-from world_models.io import load_model
+from world_models.io import load_model, read_config
 from world_models.training.train import train
 
 
@@ -193,3 +195,19 @@ def test_a_training_goes_on_with_the_scale_of_its_world(foreign: Path, tmp_path:
     first, later = (load_model(tmp_path / name, "regression").config for name in ("world", "later"))
     assert later.reading == first.reading
     assert (later.camera, later.reading.fit) == ("front", "crop")
+
+
+def test_a_clone_acts_in_the_robots_own_units(foreign: Path, tmp_path: Path) -> None:
+    config = replace(
+        tiny_training(foreign, tmp_path / "world", 2), task="arm", camera="front", frame_size=32, encoder_only=True,
+        cache=tmp_path / "cache",
+    )  # fmt: skip
+    train(config)
+    train_bc(BCConfig(world=str(tmp_path / "world"), out=tmp_path / "bc", gradient_steps=2, demonstrations=2))
+    policy = load_policy(tmp_path / "bc")
+    actions = policy.act(torch.zeros(2, policy.num_tokens, policy.channels))
+    robot = policy.to_robot(actions)
+    assert robot.shape == (2, policy.chunk_length, 5)
+    np.testing.assert_allclose(robot[..., 2], 7.0)
+    scale = read_config(tmp_path / "world").reading.action_scale
+    assert policy.action_scale == scale

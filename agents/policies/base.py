@@ -8,17 +8,24 @@ row-major ``(K, A)``: the action of the ``RLAWM-*`` and ``Robosuite-*`` environm
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world_models.config import WorldConfig
+from world_models.data.action_scale import ActionScale
+from world_models.dataclass_reader import read_dataclass
 from world_models.files import save_json, save_tensors
 from world_models.world_names import remembered_world, world_reference
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "policy.safetensors"
+ACTION_SCALE = "action_scale"
 FORMAT = 2
 """Of policy folders; those of rla-gym 0.1 name none."""
 
@@ -49,13 +56,20 @@ def check_sizes(sizes: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={str(value)[:60]} must be a whole number from {low} to {high}")
 
 
+def facts_of_world(name: str, world: WorldConfig) -> dict[str, Any]:
+    """What a policy remembers of the world that it was made for: its name, its task, and its robot's actions."""
+    facts: dict[str, Any] = {"world": world_reference(name), "task": world.task}
+    scale = world.reading.action_scale
+    return facts if scale is None else {**facts, ACTION_SCALE: asdict(scale)}
+
+
 class Policy(nn.Module):
     """What every policy offers; :data:`agents.policies.io.KINDS` lists the kinds.
 
     Attributes:
         kind: name of the kind in ``config.json``.
         SIZES: the constructor's integer arguments, saved in ``config.json`` and given back to it on loading.
-        facts: JSON facts saved beside the sizes (``method``, ``world``, ``task``, ``training``).
+        facts: JSON facts saved beside the sizes (``method``, ``world``, ``task``, ``action_scale``, ``training``).
         source: the file that named these facts, for messages.
     """
 
@@ -116,6 +130,19 @@ class Policy(nn.Module):
         """The task of that world; ``"Lift"`` where none was saved."""
         return str(self.facts.get("task", "Lift"))
 
+    @cached_property
+    def action_scale(self) -> ActionScale | None:
+        """How its actions stand for the robot's; None where these are the same."""
+        content = self.facts.get(ACTION_SCALE)
+        if content is None:
+            return None
+        return read_dataclass(ActionScale, content, source=self.source, fix="train the policy anew, or fetch it again")
+
+    def to_robot(self, actions: Tensor) -> np.ndarray:
+        """Action chunks of :meth:`act` ``(B, K*A)`` in the robot's own units, ``(B, K, N)`` float64."""
+        chunks = actions.detach().cpu().double().numpy().reshape(len(actions), self.chunk_length, self.action_dim)
+        return chunks if self.action_scale is None else self.action_scale.to_robot(chunks)
+
     def check_facts(self) -> None:
         """Raise ValueError unless the facts have the types, and are within the ranges, that acting needs."""
         for name in ("method", "world", "task"):
@@ -123,6 +150,10 @@ class Policy(nn.Module):
                 raise ValueError(f"{name} is {str(self.facts[name])[:60]}, not a text")
         if "world" in self.facts:
             world_reference(self.facts["world"])
+        if self.action_scale is not None and len(self.action_scale.dimensions) != self.action_dim:
+            raise ValueError(
+                f"{ACTION_SCALE} has {len(self.action_scale.dimensions)} dimensions, the policy has {self.action_dim}"
+            )
 
     @property
     def sizes(self) -> dict[str, int]:
