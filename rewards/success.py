@@ -168,8 +168,8 @@ class SuccessDetector(nn.Module):
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
-                    f"the world {folder} has no success detector ({name} is missing): train the world to its end "
-                    f"with `rla-gym train`, which fits one from the episodes' success labels"
+                    f"the world {folder} has no success detector ({name} is missing): `rla-gym train` fits one as its "
+                    "last step; if it was interrupted, the same command goes on with it"
                 )
         path = folder / CONFIG_FILE
         config = read_dataclass(DetectorConfig, read_json(path, fix=FIX), source=str(path), fix=FIX)

@@ -72,6 +72,7 @@ def _collect(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> None:
     from rewards.fit_success import fit_world_success
     from rla_gym.tasks import TASKS, episode_chunks
+    from rla_gym.trained_world import describe_trained_world
     from world_models.distributed.processes import launched
     from world_models.io import read_config
     from world_models.training.train import TrainConfig, train
@@ -82,6 +83,7 @@ def _train(arguments: list[str]) -> None:
         world = read_config(config.out)
         chunks = episode_chunks(world.task, world.max_chunks)
         fit_world_success(config.out, config.data, config.cache, chunks=chunks)
+        print(describe_trained_world(config.out))
 
 
 AGENTS = {

@@ -106,7 +106,10 @@ class RLAWMVectorEnv(PortableSpec, VectorEnv[Any, Any, Any]):
         settings["max_chunks"] = episode_length.resolve(settings.get("max_chunks"), max_episode_steps)
         config = DreamConfig.from_arguments(settings, RLAWMVectorEnv)
         spec = None if task is None else get_task(task)
-        world = bundled_world(task) if world is None else world
+        if world is None:
+            if task is None:
+                raise ValueError("RLAWM-v0 is for a world of one's own: name it by world=, a folder or hf://owner/name")
+            world = bundled_world(task)
         check_obs(obs)
         one_of(OUTPUTS, output=output)
         one_of(OUT_OF_BOUNDS, out_of_bounds=out_of_bounds)

@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from agents.bc import BCConfig, train_bc
 from agents.policies.io import load_policy
 from rewards.fit_success import fit_world_success
+from rla_gym.trained_world import describe_trained_world
 from tests.foreign_dataset import ACTION_NAMES, CAMERAS, foreign_actions, foreign_frames, write_foreign
 from tests.test_train import tiny_training
 from world_models.data.action_scale import ActionScale, fit_action_scale
@@ -144,6 +145,11 @@ def test_frames_of_any_shape_become_squares() -> None:
 # ---- from the folder to an environment
 
 
+def test_a_world_of_nobodys_task_must_be_named() -> None:
+    with pytest.raises(ValueError, match="RLAWM-v0 is for a world of one's own: name it by world="):
+        gym.make_vec("RLAWM-v0", num_envs=2)
+
+
 def test_one_command_makes_an_environment_of_it(
     foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +157,10 @@ def test_one_command_makes_an_environment_of_it(
         tiny_training(foreign, tmp_path / "world", 3), task=None, camera="front", frame_size=32,
         dynamics=("regression",), cache=tmp_path / "cache",
     )  # fmt: skip
+    begun = replace(config, encoder_only=True)
+    train(begun)
+    with pytest.raises(ValueError, match="its training is under way, or was interrupted"):
+        load_model(tmp_path / "world")
     train(config)
     said = capsys.readouterr().err
     for words in (
@@ -160,6 +170,10 @@ def test_one_command_makes_an_environment_of_it(
     ):  # fmt: skip
         assert words in said
     fit_world_success(tmp_path / "world", foreign, tmp_path / "cache", chunks=2)
+    verdict = describe_trained_world(tmp_path / "world")
+    assert f'gym.make_vec("RLAWM-v0", num_envs=64, world="{tmp_path / "world"}")' in verdict
+    for words in ("After 1 chunk a state is", "Decoded pictures show", "Random actions succeed in", "not calibrated"):
+        assert words in verdict
     card = (tmp_path / "world/README.md").read_text()
     assert "# World: arm" in card
     assert "from goal frames" in card

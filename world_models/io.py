@@ -147,8 +147,8 @@ def load_model(
     dynamics = dynamics or _default_of(config, folder)
     if dynamics not in config.dynamics:
         raise ValueError(
-            f"{folder} has no dynamics {dynamics!r}, but {', '.join(config.dynamics) or 'an encoder alone'}; train the "
-            "world to its end, or with these dynamics"
+            f"{folder} has no dynamics {dynamics!r}, but {', '.join(config.dynamics) or 'an encoder alone'}; "
+            f"{_to_its_end(folder)}, or train one with these dynamics"
         )
     if prediction_length is not None:
         check_prediction_length(folder, prediction_length)
@@ -210,8 +210,15 @@ def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str =
 
 def _default_of(config: WorldConfig, folder: Path) -> DynamicsName:
     if not config.dynamics:
-        raise ValueError(f"{folder} has no dynamics, but an encoder alone; train the world to its end")
+        raise ValueError(f"{folder} has no dynamics, but an encoder alone; {_to_its_end(folder)}")
     return config.default_dynamics or cast(DynamicsName, next(iter(config.dynamics)))
+
+
+def _to_its_end(folder: Path) -> str:
+    """What is left to do about a world that lacks something: one that still trains is not broken."""
+    if (folder / "stages").is_dir() and not (folder / "training.json").is_file():
+        return "its training is under way, or was interrupted: the same `rla-gym train` command goes on with it"
+    return "train the world to its end"
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
