@@ -119,7 +119,8 @@ def check_dimensions(what: str, dimensions: Sequence[Dimension], found: ProblemL
         )
     if hardly:
         found.add(
-            f"{len(hardly)} of {count} {what} dimensions hardly move: {_some(hardly)} ({RULE})",
+            f"{len(hardly)} of {count} {what} dimensions hardly move: {_some(hardly)}"
+            + (f" ({RULE})" if what == "action" else ""),
             "look at the histograms: an idle arm teaches a world nothing; --action-scale leaves out the stillest"
             if what == "action"
             else left_out,

@@ -88,9 +88,8 @@ def print_report(report: Report) -> None:
     console.print(_facts_table(report))
     if report.cameras:
         console.print(_camera_table(report.cameras))
-    for title, dimensions in (("actions", report.actions), ("proprioception", report.state)):
-        if dimensions:
-            console.print(_dimension_table(title, dimensions))
+    if report.actions:
+        console.print(_dimension_table(report.actions))
     if report.problems:
         console.print(_problem_table(report.problems))
     stopping = sum(problem.stops for problem in report.problems)
@@ -128,6 +127,8 @@ def _facts_table(report: Report) -> Table:
     for name, value in facts.details.items():
         if name != "version":
             table.add_row(escape(name), escape(value))
+    if report.state:
+        table.add_row("proprioception", f"{_motion(report.state)} (ranges are in report.json)")
     if report.cache_bytes:
         words = f"{megabytes(report.cache_bytes)} for all pictures of a camera at their size"
         table.add_row("decoded", f"{words}; {megabytes(_small(report))} at 128 x 128")
@@ -149,11 +150,16 @@ def _camera_table(cameras: Sequence[CameraFacts]) -> Table:
     return table
 
 
-def _dimension_table(title: str, dimensions: Sequence[Dimension]) -> Table:
-    """The dimensions that move, one a line; those that never change are gathered by their value."""
+def _motion(dimensions: Sequence[Dimension]) -> str:
     counts = Counter(dimension.motion for dimension in dimensions)
-    words = f"{title}: {len(dimensions)} dimensions, {counts['moves']} move, {counts['hardly']} hardly, "
-    table = Table(title=f"{words}{counts['constant']} never change", box=box.SIMPLE_HEAD, title_justify="left")
+    words = f"{len(dimensions)} dimensions, {counts['moves']} move"
+    words += f", {counts['hardly']} hardly move" if counts["hardly"] else ""
+    return words + (f", {counts['constant']} never change" if counts["constant"] else "")
+
+
+def _dimension_table(dimensions: Sequence[Dimension]) -> Table:
+    """The dimensions that move, one a line; those that never change are gathered by their value."""
+    table = Table(title=f"actions: {_motion(dimensions)}", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("dimension", overflow="fold")
     for name in ("least", "1 %", "99 %", "largest", "in an episode"):
         table.add_column(name, justify="right")

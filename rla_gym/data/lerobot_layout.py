@@ -118,23 +118,25 @@ def looks_like_lerobot(path: Path) -> bool:
 def read_layout(root: Path, found: ProblemList) -> Layout:
     """The layout of a dataset; what is wrong with its description is added to ``found``."""
     info: dict[str, Any] = {}
+    readable = True
     try:
         info = read_json(root / INFO_PATH, fix="fetch it again, or copy it from another dataset of the same recorder")
     except (OSError, ValueError) as error:
         what, _, fix = str(error).rpartition("; ")
         found.add(what, fix)
+        readable = False
     version = str(info.get("codebase_version", "of no version"))
     per_episode = (root / "meta/episodes.jsonl").exists() or not (root / "meta/episodes").is_dir()
     if re.match(r"v?[23]\.", version):
         per_episode = version.lstrip("v").startswith("2")
-    elif info:
+    elif readable:
         found.add(
             f"{INFO_PATH} has codebase_version {info.get('codebase_version')!r}; v2.0, v2.1 and v3.0 are known",
             "convert it by LeRobot's own scripts, or correct the version",
         )
     features = info.get("features")
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
-        if info:
+        if readable:
             found.add(f"{INFO_PATH} has features {features!r:.60}, no description of each column", FETCH)
         features = _features_of_files(root)
     outside = [name for name in features if Path(name).is_absolute() or ".." in Path(name).parts]
@@ -143,7 +145,7 @@ def read_layout(root: Path, found: ProblemList) -> Layout:
     features = {name: feature for name, feature in features.items() if name not in outside}
     fps = info.get("fps")
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
-        if info:
+        if readable:
             found.add(
                 f"{INFO_PATH} has fps {fps!r}; rows per second are needed", "write the robot's control rate there"
             )
