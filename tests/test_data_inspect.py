@@ -213,7 +213,7 @@ def test_many_problems_are_reported_together(root: Path, tmp_path: Path) -> None
     found(problems, "other rows than meta/episodes says in episode 16", "has 15, the table says 20")
     found(problems, "no column 'force' in 18 episodes")
     found(problems, "info.json says codec av1", "are h264")
-    found(problems, "2 numbers a row in the column 'observation.state'")
+    found(problems, "'observation.state' is not as meta/info.json says in 18 episodes", "has 2 numbers a row")
     assert "--skip-missing" in report.commands[-1]
     assert [problem.stops for problem in problems] == sorted((problem.stops for problem in problems), reverse=True)
 

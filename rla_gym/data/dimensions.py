@@ -158,7 +158,7 @@ def check_lengths(lengths: dict[int, int], found: ProblemList) -> None:
     for index, length in short.items():
         found.add_episode(
             index, f"fewer than the {SHORTEST} rows of two chunks of {CHUNK_LENGTH} actions",
-            "leave them out, join what belongs together, or train with a shorter --chunk-length",
+            "nothing for a few, which training passes over; for many a shorter --chunk-length",
             first=f"{length} rows", stops=len(short) == len(lengths),
         )  # fmt: skip
     few = len(lengths) - len(short)
@@ -174,6 +174,8 @@ def check_duplicates(episodes: dict[int, tuple[np.ndarray | None, ...]], found: 
     """Add to ``found`` the episodes, index -> arrays, whose numbers are those of an earlier one."""
     first: dict[bytes, int] = {}
     for index, arrays in episodes.items():
+        if all(array is None for array in arrays):
+            continue
         digest = hashlib.blake2b(digest_size=16)
         for array in arrays:
             if array is not None:

@@ -210,7 +210,7 @@ def _cache_bytes(cameras: Sequence[CameraFacts], episodes: dict[int, SourceEpiso
 
 
 def _list_episodes(source: Source, facts: SourceFacts, episodes: dict[int, SourceEpisode]) -> list[dict[str, Any]]:
-    missing = source.missing if isinstance(source, LeRobotFolder) else set()
+    missing = source.missing(source.best_camera) if isinstance(source, LeRobotFolder) else set()
     rows = []
     for index in range(facts.episodes):
         episode = episodes.get(index)
@@ -227,21 +227,22 @@ def _commands(source: Source, report: Report, name: str) -> list[str]:
     """What to type next: convert where that is needed, and train with the flags that these data need."""
     path, commands, flags = shlex.quote(str(report.path)), [], []
     if isinstance(source, LeRobotFolder):
-        if len(report.cameras) > 1:
-            flags.append(f"--camera {shlex.quote(_best_camera(report.cameras).key)}")
+        if len(report.cameras) > 1 and source.best_camera is not None:
+            flags.append(f"--camera {shlex.quote(source.best_camera)}")
         for option, column, known in (
             ("--action-column", source.action_column, ACTION_COLUMNS),
             ("--state-column", source.state_column, STATE_COLUMNS),
         ):
             if column is not None and column not in known:
                 flags.append(f"{option} {shlex.quote(column)}")
-        if source.missing:
+        if source.missing(source.best_camera):
             flags.append("--skip-missing")
     else:
         data = shlex.quote(f"data/{name}")
         commands.append(f"rla-gym data convert {path} --out {data}")
         path = data
-    if any(camera.height != camera.width for camera in report.cameras):
+    best = source.best_camera if isinstance(source, LeRobotFolder) else None
+    if any(camera.height != camera.width for camera in report.cameras if best in (None, camera.key)):
         flags.append("--fit letterbox")
     scale = scale_for(report.actions)
     if scale is not None:
@@ -250,11 +251,6 @@ def _commands(source: Source, report: Report, name: str) -> list[str]:
         flags.append(GOAL_FRAMES)
     world = shlex.quote(f"worlds/{name}")
     return [*commands, " ".join([f"rla-gym train {path} --out {world}", *flags])]
-
-
-def _best_camera(cameras: Sequence[CameraFacts]) -> CameraFacts:
-    """The camera with the most videos; of several the first, and one at the wrist after all others."""
-    return min(cameras, key=lambda camera: (-camera.videos, bool(re.search("wrist|hand|gripper", camera.key))))
 
 
 def _write_files(

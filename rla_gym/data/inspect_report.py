@@ -35,7 +35,7 @@ class Report:
         cameras: one each.
         actions, state: one description per dimension.
         episodes: for each episode its name, rows (None where they are not known), success (None where nothing says),
-            task, and whether it is complete: all its files are there, and its rows can be read.
+            task, and whether it is complete: its files are there (of cameras the proposed one's), its rows can be read.
         cache_bytes: of all pictures, decoded at their size, of the camera with the largest.
         problems: those that stop a training first.
         commands: what to type next.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from tqdm import tqdm
 
-from rla_gym.data.dimensions import check_dimensions, check_duplicates, check_finite, check_lengths, describe
+from rla_gym.data.dimensions import check_dimensions, check_duplicates, check_lengths, describe
 from rla_gym.data.lerobot_layout import (
     FETCH,
     EpisodeEntry,
@@ -21,14 +18,12 @@ from rla_gym.data.lerobot_layout import (
     read_layout,
     read_task_words,
 )
+from rla_gym.data.lerobot_rows import EpisodeRows, RowReader, number_columns
 from rla_gym.data.lerobot_videos import CameraFacts, check_camera, check_cameras
 from rla_gym.data.problem_list import ProblemList
 from rla_gym.data.source import Problem, Source, SourceEpisode, SourceFacts
 from world_models.data.column_names import ACTION_COLUMNS, STATE_COLUMNS, guess
-from world_models.data.episode_checks import ROW_COLUMNS
-from world_models.data.episode_writer import DEFAULT_FEATURES
 from world_models.data.labels import LABEL, read_labels
-from world_models.data.parquet_files import column_names, numbers, read_columns
 from world_models.data.video_frames import frames_at
 
 GOAL_FRAMES = "--success goal_frames"
@@ -38,18 +33,9 @@ _UNEVEN = 0.5
 _SAME_RATE = 0.01
 _AT_ONCE = 128
 """Pictures that are decoded together."""
+_AT_A_WRIST = re.compile("wrist|hand|gripper", re.IGNORECASE)
 _SAYS_LITTLE = re.compile(r"\b(teleop\w*|record\w*|test\w*|untitled|default|dummy|todo|none)\b", re.IGNORECASE)
 _SILENT_SECONDS = 3
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of one episode in their order: numbers ``(T, D)``, seconds ``(T,)`` and the label of the last row."""
-
-    actions: np.ndarray | None
-    state: np.ndarray | None
-    times: np.ndarray
-    success: bool | None
 
 
 class LeRobotFolder(Source):
@@ -68,11 +54,14 @@ class LeRobotFolder(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._found = ProblemList()
+        self._missing: dict[str | None, set[int]] = {}
         self.layout = read_layout(path, self._found)
         self._entries = read_entries(self.layout, self._found)
         self._tasks = read_task_words(self.layout, self._found)
+        self._columns = number_columns(self.layout)
         self.action_column = _choose(ACTION_COLUMNS, "action", self._columns)
         self.state_column = _choose(STATE_COLUMNS, "state", self._columns)
+        self._reader = RowReader(self.layout, self.action_column, self.state_column, self._found)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -103,18 +92,22 @@ class LeRobotFolder(Source):
         check_cameras(self.layout, self._found)
         return [check_camera(self.layout, self._entries, camera, self._found) for camera in self.layout.cameras]
 
+    def missing(self, camera: str | None) -> set[int]:
+        """Positions of the episodes that lack their data file or the video of a camera."""
+        if camera not in self._missing:
+            self._missing[camera] = {
+                position
+                for position, entry in enumerate(self._entries)
+                if not _is_there(entry.data) or (camera and not _is_there(entry.videos.get(camera, (None, 0.0))[0]))
+            }
+        return self._missing[camera]
+
     @cached_property
-    def missing(self) -> set[int]:
-        """Positions of the episodes that lack a file."""
-        return {
-            position
-            for position, entry in enumerate(self._entries)
-            if entry.data is None
-            or not entry.data.is_file()
-            or any(
-                camera not in entry.videos or not entry.videos[camera][0].is_file() for camera in self.layout.cameras
-            )
-        }
+    def best_camera(self) -> str | None:
+        """The camera with the most videos, of several the first, and one at a wrist after all others; None without."""
+        if not self.cameras:
+            return None
+        return min(self.cameras, key=lambda camera: (-camera.videos, bool(_AT_A_WRIST.search(camera.key)))).key
 
     def problems(self) -> list[Problem]:
         """Everything that is wrong with description, tables, rows and videos; shows a bar where that takes long."""
@@ -191,205 +184,15 @@ class LeRobotFolder(Source):
             part = begin + times[first : first + _AT_ONCE]
             yield from frames_at(path, part, (facts.height, facts.width), step, f"episode {entry.index}")
 
-    @property
-    def _columns(self) -> dict[str, tuple[int, ...] | None]:
-        """Shape of one row, where it is known, of every column that should hold numbers."""
-        return {
-            name: self.layout.shape(name)
-            for name, feature in self.layout.features.items()
-            if name not in DEFAULT_FEATURES and feature.get("dtype") not in _NO_NUMBERS
-        }
-
     def _names(self, column: str | None) -> tuple[str, ...]:
         if column is None:
             return ()
-        return self.layout.names(column, self._widths.get(column) or int(np.prod(self._columns[column] or (0,))))
+        return self.layout.names(column, self._reader.widths.get(column) or int(np.prod(self._columns[column] or (0,))))
 
     @cached_property
-    def _widths(self) -> dict[str, int]:
-        """Numbers in a row of each column as the data files have it; filled as they are read."""
-        return {}
-
-    @cached_property
-    def _rows(self) -> dict[int, _Rows]:
+    def _rows(self) -> dict[int, EpisodeRows]:
         """Rows by the number of their episode, of all that can be read; what is wrong with them is noted."""
-        files: dict[Path, list[EpisodeEntry]] = {}
-        for entry in self._entries:
-            if entry.data is not None and not entry.data.is_file():
-                first = str(entry.data.relative_to(self.path))
-                fix = "--skip-missing leaves them out; or fetch them"
-                self._found.add_episode(entry.index, "the data file is missing", fix, first=first, stops=False)
-            elif entry.data is not None:
-                files.setdefault(entry.data, []).append(entry)
-        if self._entries and not files:
-            self._found.add("all data files are missing", FETCH)
-        rows: dict[int, _Rows] = {}
-        for path, entries in tqdm(files.items(), desc="read rows", unit="file", delay=_SILENT_SECONDS):
-            rows |= self._read_file(path, entries)
-        return rows
-
-    def _read_file(self, path: Path, entries: list[EpisodeEntry]) -> dict[int, _Rows]:
-        """The rows of a data file's episodes; none where the file cannot be read."""
-        name = str(path.relative_to(self.path))
-        try:
-            there = column_names(path)
-            columns = [column for column in self._columns if column in there]
-            known = [column for column in ROW_COLUMNS if column in there]
-            table = read_columns(path, [*known, *columns])
-        except (OSError, ValueError) as error:
-            for entry in entries:
-                what, fix = (
-                    "the data file cannot be read",
-                    "fetch them again, or delete these files and pass --skip-missing",
-                )
-                self._found.add_episode(entry.index, what, fix, first=str(error)[:200])
-            return {}
-        self._compare_columns(there, entries, name)
-        keys = {column: self._values(table, column, (), path, entries) for column in ROW_COLUMNS}
-        values = {column: self._values(table, column, self._columns[column], path, entries) for column in columns}
-        owner, frame, time = (keys[column] for column in ROW_COLUMNS)
-        firsts = [entry.first for entry in entries if entry.first is not None]
-        rows = {}
-        for entry in entries:
-            mine = np.arange(table.num_rows) if owner is None else np.flatnonzero(owner == entry.index)
-            begin = None if entry.first is None else entry.first - min(firsts)
-            self._check_place(entry, mine, begin, table.num_rows, name)
-            if not len(mine):
-                continue
-            order = mine if frame is None else mine[np.argsort(frame[mine], kind="stable")]
-            if frame is not None:
-                self._check_frames(entry, frame[order], name)
-            times = np.arange(len(order)) / (self.layout.fps or 1.0)
-            if time is not None:
-                times = self._check_times(entry, time[order].astype(np.float64), times, name)
-            rows[entry.index] = self._gather(entry, order, values, times, name)
-        return rows
-
-    def _compare_columns(self, there: Sequence[str], entries: list[EpisodeEntry], name: str) -> None:
-        """Note columns that meta/info.json has and a data file has not, and the other way round."""
-        described = [column for column, feature in self.layout.features.items() if feature.get("dtype") != "video"]
-        for entry in entries:
-            for column in {*described, *ROW_COLUMNS} - {*there}:
-                used = column in (self.action_column, self.state_column, *ROW_COLUMNS)
-                what, fix = (
-                    f"the data file has no column {column!r}",
-                    "remove it from meta/info.json, or fetch them again",
-                )
-                self._found.add_episode(entry.index, what, fix, first=name, stops=used)
-            for column in {*there} - {*self.layout.features}:
-                what, fix = f"meta/info.json does not describe the column {column!r}", "nothing: it is not read"
-                self._found.add_episode(entry.index, what, fix, first=name, stops=False)
-
-    def _values(
-        self, table: pa.Table, column: str, shape: tuple[int, ...] | None, path: Path, entries: list[EpisodeEntry]
-    ) -> np.ndarray | None:
-        """A column ``(T, D)``, or ``(T,)`` where the shape is (); None where it is no array of numbers."""
-        if column not in table.column_names or not table.num_rows:
-            return None
-        error: ValueError | None = None
-        width = int(np.size(np.array(table.column(column)[0].as_py(), dtype=object)))
-        for tried in dict.fromkeys((shape, _row_shape(table.column(column)[0].as_py()))):
-            if tried is not None:
-                try:
-                    values = numbers(table, column, tried, path)
-                except ValueError as wrong:
-                    error = error or wrong
-                else:
-                    break
-        else:
-            values = None
-        if error is not None:
-            used = column in (self.action_column, self.state_column, *ROW_COLUMNS, LABEL)
-            what, _, fix = str(error).replace(f"{path} has ", "").rpartition("; ")
-            for entry in entries:
-                first = str(path.relative_to(self.path))
-                self._found.add_episode(
-                    entry.index, f"the data file has {what}, for one,", fix, first=first, stops=used
-                )
-        if values is None or shape == ():
-            return values
-        values = values.reshape(table.num_rows, -1)
-        width = self._widths.setdefault(column, values.shape[1])
-        if width != values.shape[1]:
-            for entry in entries:
-                what, fix = f"the column {column!r} is not {width} wide as in other files", "leave the episodes out"
-                self._found.add_episode(entry.index, what, fix, first=f"{values.shape[1]} in {path.name}")
-            return None
-        return values
-
-    def _check_place(self, entry: EpisodeEntry, mine: np.ndarray, begin: int | None, total: int, name: str) -> None:
-        """Note rows that are too few or too many, or elsewhere than the tables say."""
-        fix = "fetch or record the episodes again, or leave them out"
-        if entry.length is not None and len(mine) != entry.length:
-            first = f"{name} has {len(mine)}, the table says {entry.length}"
-            self._found.add_episode(
-                entry.index, "the data file has other rows than meta/episodes says", fix, first=first
-            )
-        elif len(mine) and begin is not None and not np.array_equal(mine, np.arange(begin, begin + len(mine))):
-            first = f"{name}, row {mine[0]} instead of {begin}"
-            self._found.add_episode(entry.index, "the rows are not where dataset_from_index says", fix, first=first)
-        elif self.layout.per_episode and len(mine) != total:
-            first = f"{name} has {total - len(mine)} rows of others"
-            self._found.add_episode(entry.index, "the data file holds rows of other episodes", fix, first=first)
-
-    def _check_frames(self, entry: EpisodeEntry, frame: np.ndarray, name: str) -> None:
-        gaps = np.flatnonzero(np.diff(frame) != 1)
-        if len(gaps):
-            first = f"{name} has frame_index {frame[gaps[0] + 1]} after {frame[gaps[0]]}"
-            fix = "record the episodes again, or leave them out"
-            self._found.add_episode(entry.index, "a row is missing or there twice", fix, first=first)
-
-    def _check_times(self, entry: EpisodeEntry, times: np.ndarray, even: np.ndarray, name: str) -> np.ndarray:
-        """The times, or even ones where they do not go on evenly."""
-        steps = np.diff(times)
-        step = float(np.median(steps[np.isfinite(steps)])) if np.isfinite(steps).any() else 0.0
-        wrong = ~(np.abs(steps - step) <= _UNEVEN * abs(step)) | (steps <= 0)
-        if not np.isfinite(times).all() or wrong.any():
-            row = int(np.argmax(wrong)) if wrong.any() else int(np.argmax(~np.isfinite(times)))
-            stamps = ", ".join(f"{value:g}" for value in times[row : row + 3])
-            first = f"{name} has {stamps} s from frame {row} on, where most steps are {step:g} s"
-            fix = "record the episodes again, or leave them out"
-            self._found.add_episode(entry.index, "the timestamps do not grow evenly", fix, first=first)
-            return even
-        if self.layout.fps is not None and len(steps) and abs(step * self.layout.fps - 1) > _SAME_RATE:
-            what = f"the timestamps have other steps than fps {self.layout.fps:g} in meta/info.json"
-            first = f"{name} has {1 / step:.4g} rows/s"
-            self._found.add_episode(entry.index, what, "correct fps in meta/info.json", first=first, stops=False)
-        return times
-
-    def _gather(
-        self, entry: EpisodeEntry, order: np.ndarray, values: dict[str, np.ndarray | None], times: np.ndarray, name: str
-    ) -> _Rows:
-        """The numbers that are used, in order; those of all columns are looked at."""
-        for column, part in values.items():
-            if part is None or part.dtype.kind not in "f" or column == LABEL:
-                continue
-            used = column in (self.action_column, self.state_column)
-            fix = "correct them, or leave the episodes out" if used else "nothing: the column is not used"
-            if column == self.state_column:
-                fix += "; or train with --no-proprioception"
-            check_finite(
-                entry.index,
-                column,
-                self.layout.names(column, part.shape[1]),
-                part[order],
-                self._found,
-                stops=used,
-                fix=fix,
-            )
-        success = None
-        if (labels := values.get(LABEL)) is not None:
-            read, wrong = read_labels(labels[order].reshape(-1))
-            success = bool(read.reshape(len(order), -1)[-1].any())
-            if wrong is not None:
-                first = f"{name}, frame {wrong // labels.shape[1]}: {labels[order].reshape(-1)[wrong]}"
-                what = f"{LABEL} has values that are no label, neither true, false, 1 nor 0,"
-                self._found.add_episode(entry.index, what, "correct them, or leave the column out", first=first)
-        actions, state = (
-            None if column is None or (part := values.get(column)) is None else part[order]
-            for column in (self.action_column, self.state_column)
-        )
-        return _Rows(actions, state, times, success)
+        return self._reader.read(self._entries)
 
     def _check_columns(self) -> None:
         """Note columns of other names than LeRobot's, and those that are not there."""
@@ -450,24 +253,19 @@ class LeRobotFolder(Source):
                 self._found.add(what, "say in meta/tasks what is done, as in 'press the button'", stops=False)
 
     def _usable(self, lengths: dict[int, int]) -> list[EpisodeEntry]:
-        """The episodes with all their files and readable rows."""
+        """The episodes with the files of the best camera and readable rows."""
         return [
             entry
             for position, entry in enumerate(self._entries)
-            if position not in self.missing and entry.index in lengths
+            if position not in self.missing(self.best_camera) and entry.index in lengths
         ]
+
+
+def _is_there(path: Path | None) -> bool:
+    return path is not None and path.is_file()
 
 
 def _choose(candidates: tuple[str, ...], word: str, columns: dict[str, tuple[int, ...] | None]) -> str | None:
     """The column that a training guesses, else the first whose name has the word in it; never next.state and so on."""
     known = guess(candidates, columns)
     return known or next((name for name in columns if word in name.lower() and not name.startswith("next.")), None)
-
-
-def _row_shape(value: object) -> tuple[int, ...]:
-    """Shape of one row by the lists that it is made of."""
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        value = value[0] if value else None
-    return tuple(shape)

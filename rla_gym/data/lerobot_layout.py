@@ -6,7 +6,7 @@ import json
 import math
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,13 @@ def read_task_words(layout: Layout, found: ProblemList) -> dict[int, str]:
         return {}
     rows = _read_jsonl(layout.root / "meta/tasks.jsonl", found)
     return {index: str(row.get("task", "")) for row in rows if (index := _count(row.get("task_index"))) is not None}
+
+
+def leave_out(entries: Sequence[EpisodeEntry]) -> str:
+    """How to leave single episodes out of a training, in words: it depends on whether they share their files."""
+    if len({entry.data for entry in entries}) == len(entries):
+        return "move their files away and pass --skip-missing"
+    return "leave them out of data and meta/episodes"
 
 
 def data_files(root: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rla_gym.data.lerobot_layout import FETCH, EpisodeEntry, Layout
+from rla_gym.data.lerobot_layout import FETCH, EpisodeEntry, Layout, leave_out
 from rla_gym.data.problem_list import ProblemList
 
 _SILENT_SECONDS = 3
@@ -128,7 +128,7 @@ def check_camera(layout: Layout, entries: Sequence[EpisodeEntry], camera: str, f
                 fix = "fetch them again, or delete these files and pass --skip-missing"
                 found.add_episode(entry.index, f"the video of {camera} cannot be opened", fix, first=str(error)[:200])
             continue
-        _check_lengths(layout, camera, name, headers[path], inside, found)
+        _check_lengths(layout, camera, name, headers[path], inside, leave_out(entries), found)
     if episodes and len(missing) == len(episodes):
         found.add(*_all_missing(layout, camera, missing[0]))
     facts = _facts(camera, list(headers.values()), len(missing))
@@ -164,6 +164,7 @@ def _compare(
         return
     feature = layout.features.get(camera, {})
     said = feature.get("info") or feature.get("video_info")
+    otherwise = leave_out([entry for inside in episodes.values() for entry in inside])
     said = said if isinstance(said, dict) else {}
     harmless = "nothing: videos are read as they are; correct info.json for other programs"
     for name, is_so in (("codec", facts.codec), ("pix_fmt", facts.pixel_format)):
@@ -190,15 +191,16 @@ def _compare(
             if (header.height, header.width) != (facts.height, facts.width):
                 what = f"the videos of {camera} are not {facts.width} x {facts.height} as most are, but {header.width} "
                 what += f"x {header.height},"
-                found.add_episode(entry.index, what, "encode them alike, or leave the episodes out", first=first)
+                found.add_episode(entry.index, what, f"encode them alike, or {otherwise}", first=first)
             if header.codec != facts.codec:
                 what = f"the videos of {camera} are {header.codec}, not {facts.codec} as most are,"
                 found.add_episode(entry.index, what, harmless, first=first, stops=False)
 
 
 def _check_lengths(
-    layout: Layout, camera: str, name: str, header: VideoHeader, inside: list[EpisodeEntry], found: ProblemList
-) -> None:
+    layout: Layout, camera: str, name: str, header: VideoHeader, inside: list[EpisodeEntry], otherwise: str,
+    found: ProblemList,
+) -> None:  # fmt: skip
     """Whether a video has a picture for every row of its episodes, and no more."""
     rate = header.fps or layout.fps
     seconds = header.pictures / rate if header.pictures and rate else header.seconds
@@ -212,7 +214,7 @@ def _check_lengths(
         if ends[-1] - seconds > 0.5 / rate:
             found.add_episode(
                 entry.index, f"the video of {camera} is shorter than the rows",
-                "encode or fetch it again, or leave the episodes out",
+                f"encode or fetch them again, or {otherwise}",
                 first=f"{name} ends after {seconds:.3f} s, the rows after {ends[-1]:.3f} s",
             )  # fmt: skip
     if ends and seconds - max(ends) > 1.5 / rate:
