@@ -286,11 +286,73 @@ def test_files_outside_of_the_folder_are_never_opened(root: Path, tmp_path: Path
     assert report.facts.cameras == (CAMERA,)
 
 
+def test_of_several_cameras_one_is_proposed(root: Path, tmp_path: Path) -> None:
+    wrist = "observation.images.a_wrist"
+    shutil.copytree(root / f"videos/{CAMERA}", root / f"videos/{wrist}")
+    (root / f"videos/{wrist}/chunk-000/file-003.mp4").unlink()
+    change_info(root, lambda info: info["features"].update({wrist: info["features"][CAMERA]}))
+    table = pq.read_table(root / EPISODES)
+    for name in table.column_names:
+        if name.startswith(f"videos/{CAMERA}/"):
+            table = table.append_column(name.replace(CAMERA, wrist), table.column(name))
+    pq.write_table(table, root / EPISODES)
+    report = inspect(root, tmp_path / "out")
+    assert report.commands == [f"rla-gym train {root} --out worlds/data --camera {CAMERA}"]
+    found(report.problems, "there are 2 cameras", f"{CAMERA}, {wrist}")
+    found(report.problems, f"the video of {wrist} is missing in episode 3")
+    counts = [(camera.key, camera.videos, camera.missing) for camera in report.cameras]
+    assert counts == [(CAMERA, 20, 0), (wrist, 19, 1)]
+
+
+def test_episodes_may_share_a_data_file(root: Path, tmp_path: Path) -> None:
+    together = pa.concat_tables([pq.read_table(rows_file(root, index)) for index in (0, 1, 2)])
+    for index in (1, 2):
+        rows_file(root, index).unlink()
+    pq.write_table(together, rows_file(root, 0))
+    table = pq.read_table(root / EPISODES)
+    files = [0 if index < 3 else index for index in range(20)]
+    place = table.column_names.index("data/file_index")
+    pq.write_table(table.set_column(place, "data/file_index", pa.array(files)), root / EPISODES)
+    assert inspect(root, tmp_path / "out").problems == []
+    pq.write_table(together.take([*range(30, 60), *range(30)]), rows_file(root, 0))
+    moved = found(inspect(root, tmp_path / "out").problems, "not where dataset_from_index says in 3 episodes: 0-2")
+    assert "leave them out of data and meta/episodes" in moved.fix
+
+
 def test_videos_in_a_folder_of_another_name_are_pointed_at(root: Path, tmp_path: Path) -> None:
     (root / "videos").rename(root / "video")
     report = inspect(root, tmp_path / "out")
     problem = found(report.problems, f"all videos of {CAMERA} are missing", f"there is video/{CAMERA}")
     assert "rename the folder" in problem.fix
+
+
+def test_rates_and_descriptions_that_do_not_fit(root: Path, tmp_path: Path) -> None:
+    def change(info: dict[str, Any]) -> None:
+        info.update(fps=10, total_frames=7, total_episodes=22)
+        info["features"][CAMERA]["info"].update({"video.pix_fmt": "yuv420p"})
+        info["features"][CAMERA]["shape"] = [64, 48, 3]
+        info["features"]["picture"] = {"dtype": "image", "shape": [8, 8, 3]}
+
+    change_info(root, change)
+    report = inspect(root, tmp_path / "out")
+    found(report.problems, "other steps than fps 10", "20 episodes: 0-19", "20 rows/s")
+    found(report.problems, "have 20 pictures/s", "fps 10")
+    found(report.problems, "total_frames 7", "adds up to 400")
+    found(report.problems, "meta/episodes has no row in 2 episodes: 20, 21")
+    found(report.problems, "pix_fmt yuv420p", "are yuv444p")
+    assert found(report.problems, "says 48 x 64", "are 32 x 32").stops
+    assert not any("shorter" in problem.what for problem in report.problems)
+    assert not found(report.problems, "picture holds single images").stops
+
+
+def test_all_failures_and_several_tasks(root: Path, tmp_path: Path) -> None:
+    change_column(root / EPISODES, "success", lambda values: [False for _ in values])
+    tasks = pa.table({"task_index": [0, 1], "task": ["lift the cube", "test_3 "]})
+    pq.write_table(tasks, root / "meta/tasks.parquet")
+    report = inspect(root, tmp_path / "out")
+    assert report.commands[-1].endswith("--success goal_frames")
+    found(report.problems, "all 20 episodes are labelled as failures")
+    found(report.problems, "3 tasks", "'lift the cube'; 'test_3 '; 'move the square'")
 
 
 def test_short_and_few_episodes(tmp_path: Path) -> None:

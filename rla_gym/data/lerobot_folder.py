@@ -27,15 +27,11 @@ from world_models.data.labels import LABEL, read_labels
 from world_models.data.video_frames import frames_at
 
 GOAL_FRAMES = "--success goal_frames"
-_NO_NUMBERS = ("video", "image", "string")
-_UNEVEN = 0.5
-"""Most that a step may differ from the median step, as a share of it, as in world_models.data.episode_checks."""
-_SAME_RATE = 0.01
+"""The flag for data without labels of success."""
 _AT_ONCE = 128
 """Pictures that are decoded together."""
 _AT_A_WRIST = re.compile("wrist|hand|gripper", re.IGNORECASE)
 _SAYS_LITTLE = re.compile(r"\b(teleop\w*|record\w*|test\w*|untitled|default|dummy|todo|none)\b", re.IGNORECASE)
-_SILENT_SECONDS = 3
 
 
 class LeRobotFolder(Source):

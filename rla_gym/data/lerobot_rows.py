@@ -191,7 +191,8 @@ class RowReader:
             self._found.add_episode(entry.index, "the data file holds rows of other episodes", fix, first=first)
 
     def _check_frames(self, entry: EpisodeEntry, frame: np.ndarray, name: str) -> None:
-        gaps = np.flatnonzero(np.diff(frame) != 1)
+        with np.errstate(invalid="ignore"):
+            gaps = np.flatnonzero(np.diff(frame) != 1)
         if len(gaps):
             first = f"{name} has frame_index {frame[gaps[0] + 1]} after {frame[gaps[0]]}"
             fix = f"record them again, or {self._leave_out}"
@@ -199,7 +200,8 @@ class RowReader:
 
     def _check_times(self, entry: EpisodeEntry, times: np.ndarray, even: np.ndarray, name: str) -> np.ndarray:
         """The times, or even ones where they do not go on evenly."""
-        steps = np.diff(times)
+        with np.errstate(invalid="ignore"):
+            steps = np.diff(times)
         step = float(np.median(steps[np.isfinite(steps)])) if np.isfinite(steps).any() else 0.0
         wrong = ~(np.abs(steps - step) <= _UNEVEN * abs(step)) | (steps <= 0)
         if not np.isfinite(times).all() or wrong.any():

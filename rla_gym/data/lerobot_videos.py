@@ -210,7 +210,7 @@ def _check_lengths(
     for entry in inside:
         if entry.length is None:
             continue
-        ends.append(entry.videos[camera][1] + entry.length / (layout.fps or rate))
+        ends.append(entry.videos[camera][1] + entry.length / rate)
         if ends[-1] - seconds > 0.5 / rate:
             found.add_episode(
                 entry.index, f"the video of {camera} is shorter than the rows",

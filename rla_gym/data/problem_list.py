@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rla_gym.data.source import Problem
 
 _MOST_NAMED = 14
-"""Runs of episodes that a problem names; the report's JSON names all."""
+"""Runs of episodes that a problem names."""
 
 
 class ProblemList:
