@@ -302,6 +302,10 @@ def test_of_several_cameras_one_is_proposed(root: Path, tmp_path: Path) -> None:
     found(report.problems, f"the video of {wrist} is missing in episode 3")
     counts = [(camera.key, camera.videos, camera.missing) for camera in report.cameras]
     assert counts == [(CAMERA, 20, 0), (wrist, 19, 1)]
+    (root / f"videos/{wrist}/chunk-000/file-004.mp4").write_bytes(b"no video")
+    report = inspect(root, tmp_path / "out")
+    assert report.trainable  # with the camera that is proposed
+    found(report.problems, f"the video of {wrist} cannot be opened in episode 4")
 
 
 def test_episodes_may_share_a_data_file(root: Path, tmp_path: Path) -> None:
@@ -317,6 +321,15 @@ def test_episodes_may_share_a_data_file(root: Path, tmp_path: Path) -> None:
     pq.write_table(together.take([*range(30, 60), *range(30)]), rows_file(root, 0))
     moved = found(inspect(root, tmp_path / "out").problems, "not where dataset_from_index says in 3 episodes: 0-2")
     assert "leave them out of data and meta/episodes" in moved.fix
+
+
+def test_a_video_of_an_unknown_codec_is_named(root: Path, tmp_path: Path) -> None:
+    content = video_file(root, 0).read_bytes()
+    assert b"avc1" in content
+    video_file(root, 0).write_bytes(content.replace(b"avc1", b"zzzz"))
+    report = inspect(root, tmp_path / "out")
+    found(report.problems, "cannot be opened in episode 0", "a codec that cannot be decoded here")
+    assert (tmp_path / "out/contact_sheet.png").is_file()
 
 
 def test_videos_in_a_folder_of_another_name_are_pointed_at(root: Path, tmp_path: Path) -> None:

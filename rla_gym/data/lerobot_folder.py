@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from rla_gym.data.lerobot_layout import (
     read_task_words,
 )
 from rla_gym.data.lerobot_rows import EpisodeRows, RowReader, number_columns
-from rla_gym.data.lerobot_videos import CameraFacts, check_camera, check_cameras
+from rla_gym.data.lerobot_videos import CameraFacts, check_camera, check_cameras, read_header
 from rla_gym.data.problem_list import ProblemList
 from rla_gym.data.source import Problem, Source, SourceEpisode, SourceFacts
 from world_models.data.column_names import ACTION_COLUMNS, STATE_COLUMNS, guess
@@ -30,7 +30,8 @@ GOAL_FRAMES = "--success goal_frames"
 """The flag for data without labels of success."""
 _AT_ONCE = 128
 """Pictures that are decoded together."""
-_AT_A_WRIST = re.compile("wrist|hand|gripper", re.IGNORECASE)
+_SHOWS_LESS = re.compile("wrist|hand|gripper|depth", re.IGNORECASE)
+"""In the keys of cameras that do not show the whole scene, or not in colours."""
 _SAYS_LITTLE = re.compile(r"\b(teleop\w*|record\w*|test\w*|untitled|default|dummy|todo|none)\b", re.IGNORECASE)
 
 
@@ -84,9 +85,15 @@ class LeRobotFolder(Source):
 
     @cached_property
     def cameras(self) -> list[CameraFacts]:
-        """What the videos' headers say; problems with them are noted."""
+        """What the videos' headers say; problems with them are noted, and stop a training for the best camera alone."""
         check_cameras(self.layout, self._found)
-        return [check_camera(self.layout, self._entries, camera, self._found) for camera in self.layout.cameras]
+        found = {camera: ProblemList() for camera in self.layout.cameras}
+        facts = [check_camera(self.layout, self._entries, camera, of_camera) for camera, of_camera in found.items()]
+        best = _best(facts)
+        for camera, of_camera in found.items():
+            for problem in of_camera.problems():
+                self._found.add(problem.what, problem.fix, stops=problem.stops and camera == best)
+        return facts
 
     def missing(self, camera: str | None) -> set[int]:
         """Positions of the episodes that lack their data file or the video of a camera."""
@@ -98,12 +105,10 @@ class LeRobotFolder(Source):
             }
         return self._missing[camera]
 
-    @cached_property
+    @property
     def best_camera(self) -> str | None:
-        """The camera with the most videos, of several the first, and one at a wrist after all others; None without."""
-        if not self.cameras:
-            return None
-        return min(self.cameras, key=lambda camera: (-camera.videos, bool(_AT_A_WRIST.search(camera.key)))).key
+        """The camera with the most videos, of several the first, those at a wrist or of depth last; None without."""
+        return _best(self.cameras)
 
     def problems(self) -> list[Problem]:
         """Everything that is wrong with description, tables, rows and videos; shows a bar where that takes long."""
@@ -175,6 +180,7 @@ class LeRobotFolder(Source):
         """The pictures at these seconds of an episode, some at a time, so that long episodes fit in memory."""
         facts = next(facts for facts in self.cameras if facts.key == camera)
         path, begin = entry.videos[camera]
+        read_header(path)  # which says clearly what cannot be decoded
         step = 1 / (self.layout.fps or facts.fps or 1.0)
         for first in range(0, len(times), _AT_ONCE):
             part = begin + times[first : first + _AT_ONCE]
@@ -255,6 +261,12 @@ class LeRobotFolder(Source):
             for position, entry in enumerate(self._entries)
             if position not in self.missing(self.best_camera) and entry.index in lengths
         ]
+
+
+def _best(cameras: Sequence[CameraFacts]) -> str | None:
+    if not cameras:
+        return None
+    return min(cameras, key=lambda camera: (-camera.videos, bool(_SHOWS_LESS.search(camera.key)))).key
 
 
 def _is_there(path: Path | None) -> bool:

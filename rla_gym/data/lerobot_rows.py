@@ -147,7 +147,6 @@ class RowReader:
         if column not in table.column_names or not table.num_rows:
             return None
         error: ValueError | None = None
-        width = int(np.size(np.array(table.column(column)[0].as_py(), dtype=object)))
         for tried in dict.fromkeys((shape, _row_shape(table.column(column)[0].as_py()))):
             if tried is not None:
                 try:

@@ -81,6 +81,8 @@ def read_header(path: Path) -> VideoHeader:
             if not container.streams.video:
                 raise ValueError(f"{path} holds no video")
             stream = container.streams.video[0]
+            if getattr(stream, "codec_context", None) is None:
+                raise ValueError(f"{path} has a codec that cannot be decoded here")
             seconds = None
             if stream.duration is not None and stream.time_base is not None:
                 seconds = float(stream.duration * stream.time_base)
