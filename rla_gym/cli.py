@@ -18,6 +18,7 @@ from world_models.disk_space import check_file_writable, check_writable
 USAGE = """\
 usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help lists all its arguments)
 
+  data inspect             look at robot data of your own: what they hold, what is wrong, and how to train on them
   collect TASK             record episodes of a task in the simulator, as a LeRobotDataset
   train DATA --out WORLD   turn a folder of episodes into a world
   agent bc|ppo|sb3|sac|iql|plan|blind
@@ -67,6 +68,19 @@ def _collect(arguments: list[str]) -> None:
 
         policy = CollectingPolicy(command.policy_folder)
     collect(CollectConfig(**{field.name: getattr(command, field.name) for field in fields(CollectConfig)}), policy)
+
+
+DATA = {
+    # name: (module, config, function, field that a leading bare word fills, what it does)
+    "inspect": ("rla_gym.data.inspect", "InspectConfig", "inspect_data", "path", "what data hold and what to mend"),
+}
+
+
+def _data(arguments: list[str]) -> None:
+    name, rest = _choose("data", arguments, {name: entry[-1] for name, entry in DATA.items()})
+    module, config, function, positional, _ = DATA[name]
+    command = importlib.import_module(module)
+    getattr(command, function)(_configure(getattr(command, config), rest, positional))
 
 
 def _train(arguments: list[str]) -> None:
@@ -183,8 +197,8 @@ def _demo(arguments: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "collect": _collect, "train": _train, "agent": _agent, "evaluate": _evaluate, "bench": _bench, "play": _play,
-    "convert": _convert, "demo": _demo,
+    "data": _data, "collect": _collect, "train": _train, "agent": _agent, "evaluate": _evaluate, "bench": _bench,
+    "play": _play, "convert": _convert, "demo": _demo,
 }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert all(f"\n  {name}" in printed for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize(("command", "names"), [("agent", cli.AGENTS), ("bench", cli.BENCHES)])
+@pytest.mark.parametrize(("command", "names"), [("agent", cli.AGENTS), ("bench", cli.BENCHES), ("data", cli.DATA)])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_of_a_family_lists_its_members(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, names: dict, flag: str
@@ -72,7 +72,7 @@ def test_output_may_be_cut_short() -> None:
 
 def test_members_of_a_family_exist() -> None:
     pytest.importorskip("matplotlib", reason='agents are not installed: pip install "rla-gym[agents]"')
-    for module, config, function, *_ in cli.AGENTS.values():
+    for module, config, function, *_ in (*cli.AGENTS.values(), *cli.DATA.values()):
         agent = importlib.import_module(module)
         assert callable(getattr(agent, config))
         assert callable(getattr(agent, function))

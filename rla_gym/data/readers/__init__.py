@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rla_gym.data.lerobot_folder import LeRobotFolder
 from rla_gym.data.source import Source
 
-READERS: tuple[type[Source], ...] = ()
+READERS: tuple[type[Source], ...] = (LeRobotFolder,)
 """In the order in which they are asked whether they recognise a path."""
 
 
