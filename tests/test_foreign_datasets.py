@@ -22,6 +22,7 @@ from tests.test_train import tiny_training
 from world_models.data.action_scale import ActionScale, fit_action_scale
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.frame_fit import fit_frames
+from world_models.data.motion import moving_dimensions
 from world_models.data.reading import DataReading
 from world_models.io import load_model, read_config
 from world_models.training.train import train
@@ -87,11 +88,11 @@ def test_missing_episodes_can_be_left_out_and_the_others_stay_where_they_are(tmp
     arrays(np.float64, (3, 4), elements=st.floats(-1, 1)),
 )  # fmt: skip
 def test_a_scale_goes_there_and_back(actions: np.ndarray, method: str, asked: np.ndarray) -> None:
-    if np.ptp(actions, axis=0).max() == 0:
+    if not moving_dimensions([actions]):
         with pytest.raises(ValueError, match="none of the 4 action dimensions moves"):
-            fit_action_scale(actions, method)  # type: ignore[arg-type]
+            fit_action_scale([actions], method)  # type: ignore[arg-type]
         return
-    scale = fit_action_scale(actions, method)  # type: ignore[arg-type]
+    scale = fit_action_scale([actions], method)  # type: ignore[arg-type]
     assert scale is not None
     scaled = scale.from_robot(actions)
     assert scaled.dtype == np.float32
@@ -104,7 +105,7 @@ def test_a_scale_goes_there_and_back(actions: np.ndarray, method: str, asked: np
 
 
 def test_what_hardly_moves_is_left_out_and_rests(foreign: Path) -> None:
-    actions = np.concatenate([foreign_actions(index, 24) for index in range(12)])
+    actions = [foreign_actions(index, 24) for index in range(12)]
     scale = fit_action_scale(actions, "minmax")
     assert scale is not None
     assert scale.dimensions == (0, 1, 4)

@@ -5,24 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from rla_gym.data.problem_list import ProblemList
+from world_models.data.motion import RULE, Motion, motions
 
 CHUNK_LENGTH = 8
 """Actions in a chunk of a world, as `rla-gym train` has them by default."""
 SHORTEST = 2 * CHUNK_LENGTH + 1
 """Fewest rows of an episode that holds two chunks: the last row's action has no following frame."""
-_HARDLY = 0.01
 _OUTLIERS = 3.0
 """Range, as a multiple of that between the 1 % and the 99 % quantile, beyond which a dimension has outliers."""
-RULE = (
-    f"hardly: within an episode it covers less than {_HARDLY:.0%} of what the median moving dimension covers, and less "
-    "than half of its own whole range"
-)
-"""When a dimension hardly moves, for people. The second part spares a gripper in metres beside joints in degrees."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Dimension:
         q01, q99: its 1 % and 99 % quantiles.
         mean, std: of all rows.
         within: the range within an episode, the median of all episodes.
-        motion: whether it is "constant", "hardly" moves (see :data:`RULE`) or "moves".
+        motion: whether it is "constant", "hardly" moves or "moves", see :data:`world_models.data.motion.RULE`.
     """
 
     name: str
@@ -46,7 +40,7 @@ class Dimension:
     mean: float
     std: float
     within: float
-    motion: Literal["constant", "hardly", "moves"]
+    motion: Motion
 
     @property
     def has_outliers(self) -> bool:
@@ -72,16 +66,12 @@ def describe(names: Sequence[str], episodes: Sequence[np.ndarray]) -> list[Dimen
         return []
     low, high = np.nanmin(everything, axis=0), np.nanmax(everything, axis=0)
     quantiles = np.nanquantile(everything, (0.01, 0.99), axis=0)
-    finite = [values.astype(np.float64) for values in episodes if np.isfinite(values).all()]
-    within = np.median([np.ptp(values, axis=0) for values in finite], axis=0) if finite else high - low
-    changes = high > low
-    typical = float(np.median(within[changes])) if changes.any() else 0.0
-    hardly = changes & (within < _HARDLY * typical) & (within < 0.5 * (high - low))
+    words, within = motions(episodes)
     return [
         Dimension(
             name, float(low[d]), float(high[d]), float(quantiles[0, d]), float(quantiles[1, d]),
             float(np.nanmean(everything[:, d])), float(np.nanstd(everything[:, d])), float(within[d]),
-            "hardly" if hardly[d] else "moves" if changes[d] else "constant",
+            words[d],
         )
         for d, name in enumerate(names)
     ]  # fmt: skip
@@ -121,7 +111,7 @@ def check_dimensions(what: str, dimensions: Sequence[Dimension], found: ProblemL
         found.add(
             f"{len(hardly)} of {count} {what} dimensions hardly move: {_some(hardly)}"
             + (f" ({RULE})" if what == "action" else ""),
-            "look at the histograms: an idle arm teaches a world nothing; --action-scale leaves out the stillest"
+            "look at the histograms: an idle arm teaches a world nothing; --action-scale leaves these out"
             if what == "action"
             else left_out,
             stops=False,

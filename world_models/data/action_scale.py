@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from world_models.data.motion import moving_dimensions
+
 ScaleName = Literal["minmax", "quantile", "none"]
-HARDLY = 0.005
-"""A dimension whose range is a smaller share than this of the largest range hardly moves: an idle arm's tremor."""
 _QUANTILES = (0.01, 0.99)
 
 
@@ -73,11 +74,11 @@ class ActionScale:
         return robot
 
 
-def fit_action_scale(actions: np.ndarray, method: ScaleName) -> ActionScale | None:
-    """The scale of a robot's actions ``(F, N)``, without the dimensions that hardly move.
+def fit_action_scale(episodes: Sequence[np.ndarray], method: ScaleName) -> ActionScale | None:
+    """The scale of a robot's actions, without the dimensions that do not move, or hardly.
 
     Args:
-        actions: of the training episodes, in the robot's units.
+        episodes: actions ``(T, N)`` of each training episode, in the robot's units.
         method: "minmax" takes the least and the largest value to -1 and 1, "quantile" the 1 % and the 99 % quantile
             (for actions with outliers, which are clipped), "none" nothing.
 
@@ -89,7 +90,7 @@ def fit_action_scale(actions: np.ndarray, method: ScaleName) -> ActionScale | No
     """
     if method == "none":
         return None
-    dimensions = moving_dimensions(actions)
+    dimensions, actions = moving_dimensions(episodes), np.concatenate(episodes)
     if not dimensions:
         raise ValueError(f"none of the {actions.shape[1]} action dimensions moves: no world can be learned of that")
     chosen = actions[:, list(dimensions)].astype(np.float64)
@@ -100,9 +101,3 @@ def fit_action_scale(actions: np.ndarray, method: ScaleName) -> ActionScale | No
         low, high = np.where(good, inner[0], low), np.where(good, inner[1], high)
     rest = np.median(actions.astype(np.float64), axis=0)
     return ActionScale(dimensions, *(tuple(map(float, values)) for values in (low, high, rest)))
-
-
-def moving_dimensions(values: np.ndarray) -> tuple[int, ...]:
-    """Indices of the dimensions of ``(F, N)`` whose range is at least :data:`HARDLY` of the largest one."""
-    ranges = np.ptp(values.astype(np.float64), axis=0)
-    return tuple(np.flatnonzero((ranges > 0) & (ranges >= HARDLY * ranges.max(initial=0.0))).tolist())

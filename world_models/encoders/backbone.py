@@ -42,6 +42,7 @@ OUT_INDICES = (0, 11)
 """Bounds of the feature maps that a config may name in ``out_indices``, in rising order."""
 DEFAULT_MAPS = [1, 2]
 """Feature maps of a convolutional backbone where a config names none: strides 4 and 8."""
+_HUB_SECONDS = 5
 REFUSALS = (TypeError, ValueError, RuntimeError, AssertionError, KeyError, IndexError, AttributeError, ArithmeticError)
 """What timm raises for an architecture that does not take an argument, and for weights that do not fit."""
 
@@ -90,6 +91,8 @@ def build_backbone(name: str, arguments: Mapping[str, Any], image_size: int, *, 
     else:
         every = {"out_indices": DEFAULT_MAPS, **arguments, "features_only": True}
     try:
+        if pretrained:
+            _check_hub(name)
         backbone = timm.create_model(name, pretrained=pretrained, **every)
     except (*REFUSALS, OSError) as error:
         if pretrained:
@@ -102,6 +105,49 @@ def build_backbone(name: str, arguments: Mapping[str, Any], image_size: int, *, 
             f"({_line(error)})"
         ) from error
     return backbone.eval()
+
+
+def patch_multiple(name: str, arguments: Mapping[str, Any], image_size: int) -> int:
+    """The largest side up to ``image_size`` that a transformer cuts into whole patches; of others the size itself.
+
+    Raises:
+        ValueError: not a single patch fits.
+    """
+    if not is_transformer(name):
+        return image_size
+    patch = int(arguments.get("patch_size", _patch_size(name)))
+    if image_size < patch:
+        raise ValueError(
+            f"image_size={image_size} is smaller than a patch of {name!r}, {patch} pixels; give a larger one"
+        )
+    return image_size // patch * patch
+
+
+@cache
+def _patch_size(name: str) -> int:
+    with torch.device("meta"):
+        embedding: Any = timm.create_model(name, num_classes=0).patch_embed
+    return int(embedding.patch_size[0])
+
+
+def _check_hub(name: str) -> None:
+    """Raise OSError where weights are neither cached nor to be had: one question instead of a minute of retries."""
+    import huggingface_hub
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.utils import get_session
+
+    config: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    place = getattr(config, "hf_hub_id", None)
+    if not place:
+        return
+    place = f"{place}{name}" if place.endswith("/") else place
+    files = ("model.safetensors", "pytorch_model.bin")
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(place, file), str) for file in files):
+        return
+    try:
+        get_session().head(ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception as error:  # of requests or of httpx, by the version of huggingface_hub
+        raise OSError(f"they are not in the local cache, and {ENDPOINT} does not answer") from error
 
 
 @cache

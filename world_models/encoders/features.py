@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from world_models.dataclass_reader import check_ranges
-from world_models.encoders.backbone import build_backbone, check_architecture, check_arguments, load_checkpoint
+from world_models.encoders.backbone import (
+    build_backbone,
+    check_architecture,
+    check_arguments,
+    load_checkpoint,
+    patch_multiple,
+)
 from world_models.encoders.shipped_weights import SHIPPED, load_shipped_weights
 
 TOKEN_PIXELS = 16
@@ -32,7 +38,8 @@ class EncoderConfig:
             taken and folded into tokens of 16 pixels a side, or of the coarsest map's stride where that is larger.
             Later maps see the whole picture from everywhere: every token would change when the arm moves, and a
             prediction would lose what lies still.
-        image_size: frames are resized to this many pixels a side before the backbone sees them, 8 to 2048.
+        image_size: frames are resized to this many pixels a side before the backbone sees them, 8 to 2048; to the
+            next lower multiple of its patch where it is a transformer.
         pretrained: in a training, load timm's weights for the name, from its hub, the local cache, or the package that
             ships them. In a world's config it says how the weights came about, and nothing is loaded by it.
         checkpoint: the same of a local file (safetensors or a state dict), whose weights are loaded instead.
@@ -62,6 +69,9 @@ class FeatureEncoder(nn.Module):
         config: which backbone.
         load_weights: False builds the structure alone, for weights that a world's own file brings.
 
+    Attributes:
+        image_size: side of the frames that the backbone sees, in pixels.
+
     Raises:
         ValueError: the backbone does not take its arguments or the image size, or its weights cannot be loaded.
         OSError: the checkpoint does not exist or cannot be read.
@@ -75,7 +85,8 @@ class FeatureEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, *, load_weights: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.backbone = _create_backbone(config, load_weights)
+        self.image_size = patch_multiple(config.backbone, config.backbone_arguments, config.image_size)
+        self.backbone = _create_backbone(config, self.image_size, load_weights)
         data = getattr(self.backbone, "pretrained_cfg", None) or {}
         self.register_buffer("pixel_mean", torch.tensor(data.get("mean", (0.5, 0.5, 0.5))).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(data.get("std", (0.5, 0.5, 0.5))).view(1, 3, 1, 1))
@@ -96,7 +107,7 @@ class FeatureEncoder(nn.Module):
         Raises:
             ValueError: the backbone does not give tokens of a frame of this size.
         """
-        size = self.config.image_size
+        size = self.image_size
         try:
             with torch.no_grad():
                 tokens = self.backbone_tokens(torch.zeros(1, size, size, 3, dtype=torch.uint8))
@@ -114,11 +125,6 @@ class FeatureEncoder(nn.Module):
     def train(self, mode: bool = True) -> FeatureEncoder:
         """Stay in evaluation mode: the features are frozen, statistics of batch norms included."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.backbone.parameters()))
-
-    @property
-    def image_size(self) -> int:
-        """Side of the frames that the backbone sees, in pixels."""
-        return self.config.image_size
 
     def pixels(self, rgb: Tensor) -> Tensor:
         """uint8 frames ``(B, H, W, 3)`` of any size to normalised pixels ``(B, 3, S, S)`` float32."""
@@ -190,10 +196,10 @@ def fold_maps(maps: list[Tensor], largest_grid: int) -> Tensor:
     return torch.cat(folded, dim=1).flatten(2).transpose(1, 2)
 
 
-def _create_backbone(config: EncoderConfig, load_weights: bool) -> nn.Module:
+def _create_backbone(config: EncoderConfig, image_size: int, load_weights: bool) -> nn.Module:
     shipped = config.pretrained and config.checkpoint is None and config.backbone in SHIPPED
     by_name = load_weights and config.pretrained and config.checkpoint is None and not shipped
-    backbone = build_backbone(config.backbone, config.backbone_arguments, config.image_size, pretrained=by_name)
+    backbone = build_backbone(config.backbone, config.backbone_arguments, image_size, pretrained=by_name)
     if load_weights and config.checkpoint is not None:
         load_checkpoint(config.checkpoint, config.backbone, backbone)
     elif load_weights and shipped:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from world_models.data.action_scale import ScaleName, fit_action_scale, moving_dimensions
+from world_models.data.action_scale import ScaleName, fit_action_scale
 from world_models.data.episodes import STATE, EpisodeDataset
+from world_models.data.motion import moving_dimensions
 from world_models.data.reading import DataReading, FitName, SuccessName
 
 CHUNKS = (2, 60)
@@ -109,8 +110,8 @@ def _of_numbers(dataset: EpisodeDataset, asked: AskedReading) -> tuple[DataReadi
     wanted = (STATE,) if asked.proprioception and STATE in dataset.columns else ()
     read = [dataset.episode(int(index), wanted) for index in episodes]
     if dataset.action_names and read:
-        actions = np.concatenate([episode.actions for episode in read])
-        outside = np.abs(actions).max(initial=0.0) > 1
+        actions = [episode.actions for episode in read]
+        outside = max(float(np.abs(of_episode).max()) for of_episode in actions) > 1
         method: ScaleName = asked.action_scale or ("minmax" if outside else "none")
         scale = fit_action_scale(actions, method)
         reading = replace(reading, action_scale=scale)
@@ -118,11 +119,11 @@ def _of_numbers(dataset: EpisodeDataset, asked: AskedReading) -> tuple[DataReadi
             left_out = [name for index, name in enumerate(dataset.action_names) if index not in scale.dimensions]
             notes.append(_of_scale(len(scale.dimensions), left_out, method, asked.action_scale is None))
     if wanted and read:
-        state = np.concatenate([episode.columns[STATE].reshape(len(episode), -1) for episode in read])
-        dimensions = moving_dimensions(state)
-        if len(dimensions) < state.shape[1]:
+        state = [episode.columns[STATE].reshape(len(episode), -1) for episode in read]
+        count, dimensions = state[0].shape[1], moving_dimensions(state)
+        if len(dimensions) < count:
             reading = replace(reading, state_dimensions=dimensions)
-            notes.append(f"{state.shape[1] - len(dimensions)} of {state.shape[1]} proprioceptive values hardly move")
+            notes.append(f"{count - len(dimensions)} of {count} proprioceptive values hardly move")
             notes[-1] += " and are left out"
     return reading, notes
 
