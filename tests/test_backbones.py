@@ -20,7 +20,7 @@ SMALL: dict[str, int | float | bool | list[int]] = {"depth": 1, "embed_dim": 48,
         ("vit_small_patch14_dinov2.lvd142m", 70, 70, 25),
         ("vit_small_patch16_dinov3.lvd1689m", 100, 96, 36),
         ("vit_tiny_patch16_224", 64, 64, 16),
-        ("tf_efficientnet_lite0", 100, 100, 36),
+        ("tf_efficientnet_lite0", 100, 96, 36),
     ],
 )
 def test_frames_are_cut_into_whole_patches(name: str, asked: int, seen: int, tokens: int) -> None:

@@ -42,6 +42,8 @@ OUT_INDICES = (0, 11)
 """Bounds of the feature maps that a config may name in ``out_indices``, in rising order."""
 DEFAULT_MAPS = [1, 2]
 """Feature maps of a convolutional backbone where a config names none: strides 4 and 8."""
+TOKEN_PIXELS = 16
+"""Least side of a token of a convolutional backbone."""
 _HUB_SECONDS = 5
 REFUSALS = (TypeError, ValueError, RuntimeError, AssertionError, KeyError, IndexError, AttributeError, ArithmeticError)
 """What timm raises for an architecture that does not take an argument, and for weights that do not fit."""
@@ -108,18 +110,14 @@ def build_backbone(name: str, arguments: Mapping[str, Any], image_size: int, *, 
 
 
 def patch_multiple(name: str, arguments: Mapping[str, Any], image_size: int) -> int:
-    """The largest side up to ``image_size`` that a transformer cuts into whole patches; of others the size itself.
+    """The largest side up to ``image_size`` that is cut into whole patches; of feature maps, into whole tokens.
 
     Raises:
         ValueError: not a single patch fits.
     """
-    if not is_transformer(name):
-        return image_size
-    patch = int(arguments.get("patch_size", _patch_size(name)))
+    patch = int(arguments.get("patch_size", _patch_size(name))) if is_transformer(name) else TOKEN_PIXELS
     if image_size < patch:
-        raise ValueError(
-            f"image_size={image_size} is smaller than a patch of {name!r}, {patch} pixels; give a larger one"
-        )
+        raise ValueError(f"image_size={image_size} is smaller than a patch of {name!r}: give {patch} pixels or more")
     return image_size // patch * patch
 
 

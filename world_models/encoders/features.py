@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from world_models.dataclass_reader import check_ranges
 from world_models.encoders.backbone import (
+    TOKEN_PIXELS,
     build_backbone,
     check_architecture,
     check_arguments,
@@ -21,8 +22,6 @@ from world_models.encoders.backbone import (
 )
 from world_models.encoders.shipped_weights import SHIPPED, load_shipped_weights
 
-TOKEN_PIXELS = 16
-"""Least side of a token of a convolutional backbone."""
 LARGEST_GRID = 256
 """Most tokens a side of a frame."""
 
@@ -39,7 +38,7 @@ class EncoderConfig:
             Later maps see the whole picture from everywhere: every token would change when the arm moves, and a
             prediction would lose what lies still.
         image_size: frames are resized to this many pixels a side before the backbone sees them, 8 to 2048; to the
-            next lower multiple of its patch where it is a transformer.
+            next lower multiple of its patch, or of 16 where it is a convolutional one.
         pretrained: in a training, load timm's weights for the name, from its hub, the local cache, or the package that
             ships them. In a world's config it says how the weights came about, and nothing is loaded by it.
         checkpoint: the same of a local file (safetensors or a state dict), whose weights are loaded instead.
