@@ -90,7 +90,7 @@ def prediction(num_envs: int, device: str, world: str, image_size: int) -> Conte
     """
     config = read_config(world_folder(world))
     config = replace(config, encoder=replace(config.encoder, image_size=image_size))
-    encoder = StateEncoder.from_config(config.encoder, config.proprioception)
+    encoder = StateEncoder.from_config(config.encoder, config.proprioception, config.views)
     name = default_dynamics(world)
     model = DYNAMICS[name](config, encoder).to(device).eval()
     features = torch.randn(num_envs, model.num_tokens, model.channels, device=device)

@@ -149,7 +149,7 @@ class Dream:
         return {
             # Copies, so that editing an observation does not edit the state of the dream.
             "features": lambda: slots.features.clone(),
-            "pooled": lambda: pool(slots.features),
+            "pooled": lambda: pool(slots.features, self._model.encoder.views),
             "rgb": self.decode,
             "proprioception": lambda: self._model.read_proprioception(slots.features),
             "last_action": lambda: slots.last_action.clone(),

@@ -45,7 +45,7 @@ class Observations:
     Args:
         obs: one name, which makes the observation that array; or a sequence of names, which makes it a dict of them.
         tokens: (L, C); not read where no features are asked for.
-        image_size: H and W in pixels.
+        frame_shape: H and W of a frame, in pixels; of V views side by side W is V times H.
         action_size: K*A.
         proprioception_dim: R; 0 for a world from video alone.
 
@@ -59,18 +59,18 @@ class Observations:
         obs: str | Sequence[str],
         *,
         tokens: tuple[int, int],
-        image_size: int,
+        frame_shape: tuple[int, int],
         action_size: int,
         proprioception_dim: int,
     ) -> None:
         self.names, self._is_dict = check_obs(obs), not isinstance(obs, str)
         if "proprioception" in self.names and proprioception_dim == 0:
             raise ValueError(f"obs={obs!r}: this world was trained from video alone and has no proprioception")
-        pooled = pooled_size(*tokens)
+        pooled = pooled_size(*tokens, frame_shape[1] // frame_shape[0])
         by_name: dict[str, spaces.Space[Any]] = {
             "features": spaces.Box(-np.inf, np.inf, tokens, np.float32),
             "pooled": spaces.Box(-np.inf, np.inf, (pooled,), np.float32),
-            "rgb": spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
+            "rgb": spaces.Box(0, 255, (*frame_shape, 3), np.uint8),
             "proprioception": spaces.Box(-np.inf, np.inf, (proprioception_dim,), np.float32),
             "last_action": spaces.Box(-1.0, 1.0, (action_size,), np.float32),
             "remaining_time": spaces.Box(0.0, 1.0, (1,), np.float32),
@@ -101,24 +101,26 @@ def check_obs(obs: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(map(str, names)))
 
 
-def pool(features: Tensor) -> Tensor:
-    """Tokens averaged over a grid of the picture and flattened: (B, L, C) -> (B, D) with D of :func:`pooled_size`.
+def pool(features: Tensor, views: int = 1) -> Tensor:
+    """Tokens averaged over a grid of each picture and flattened: (B, L, C) -> (B, D) with D of :func:`pooled_size`.
 
-    The first tokens are the square picture's; tokens beyond it (proprioception, say) are kept as they are.
+    The first tokens are those of the views, squares one after the other; tokens beyond them (proprioception, say) are
+    kept as they are.
     """
     from torch import cat
     from torch.nn.functional import adaptive_avg_pool2d
 
-    side = math.isqrt(features.shape[1])
-    picture = features[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
-    cells = adaptive_avg_pool2d(picture, min(side, GRID)).flatten(2).transpose(1, 2)
-    return cat((cells, features[:, side * side :]), dim=1).flatten(1)
+    side = math.isqrt(features.shape[1] // views)
+    seen = views * side * side
+    pictures = features[:, :seen].unflatten(1, (views, side, side)).flatten(0, 1).permute(0, 3, 1, 2)
+    cells = adaptive_avg_pool2d(pictures, min(side, GRID)).flatten(2).transpose(1, 2)
+    return cat((cells.unflatten(0, (-1, views)).flatten(1, 2), features[:, seen:]), dim=1).flatten(1)
 
 
-def pooled_size(num_tokens: int, channels: int) -> int:
-    """Length D of a pooled observation: C values for each grid cell, and for each token beyond the picture's."""
-    side = math.isqrt(num_tokens)
-    return (min(side, GRID) ** 2 + num_tokens - side * side) * channels
+def pooled_size(num_tokens: int, channels: int, views: int = 1) -> int:
+    """Length D of a pooled observation: C values for each grid cell of a view, and for each token beyond the views."""
+    side = math.isqrt(num_tokens // views)
+    return (views * min(side, GRID) ** 2 + num_tokens - views * side * side) * channels
 
 
 def by_slot(observations: Any, mask: np.ndarray) -> np.ndarray:

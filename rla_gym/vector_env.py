@@ -135,7 +135,7 @@ class RLAWMVectorEnv(PortableSpec, VectorEnv[Any, Any, Any]):
 
         tokens, action_size = (model.num_tokens, model.channels), self.chunk_length * model.action_dim
         self._observations = Observations(
-            obs, tokens=tokens, image_size=model.image_size, action_size=action_size,
+            obs, tokens=tokens, frame_shape=model.frame_shape, action_size=action_size,
             proprioception_dim=model.proprioception_dim,
         )  # fmt: skip
         self._read = ActionReader(num_envs, self.chunk_length, model.action_dim, device, out_of_bounds)

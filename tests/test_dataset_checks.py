@@ -325,12 +325,12 @@ def test_a_camera_of_several_can_be_chosen(root: Path) -> None:
     pq.write_table(table, root / EPISODES)
     change_info(root, lambda info: info["features"].update({wrist: info["features"][CAMERA]}))
     for usual in (None, "gone"):
-        with pytest.raises(ValueError, match=rf"has 2 cameras: choose one by --camera: {CAMERA}, {wrist}"):
+        with pytest.raises(ValueError, match=rf"has 2 cameras: choose one or more by --camera: {CAMERA}, {wrist}"):
             EpisodeDataset(root, usual_camera=usual)
     assert EpisodeDataset(root, camera=wrist).cameras == (CAMERA, wrist)
     for dataset in (EpisodeDataset(root, camera=wrist), EpisodeDataset(root, usual_camera=wrist)):
         assert seen(dataset, 1) == LEVELS
-    with pytest.raises(ValueError, match=f"camera is 'wrist', but .* has {CAMERA}, {wrist}; choose one"):
+    with pytest.raises(ValueError, match=f"camera is 'wrist', but .* has {CAMERA}, {wrist}; choose among"):
         EpisodeDataset(root, camera="wrist")
 
 

@@ -17,7 +17,7 @@ from agents.bc import BCConfig, train_bc
 from agents.policies.io import load_policy
 from rewards.fit_success import fit_world_success
 from rla_gym.trained_world import describe_trained_world
-from tests.foreign_dataset import ACTION_NAMES, CAMERAS, foreign_actions, foreign_frames, write_foreign
+from tests.foreign_dataset import ACTION_NAMES, CAMERAS, HEIGHT, WIDTH, foreign_actions, foreign_frames, write_foreign
 from tests.test_train import tiny_training
 from world_models.data.action_scale import ActionScale, fit_action_scale
 from world_models.data.episodes import EpisodeDataset
@@ -51,7 +51,7 @@ def test_every_version_is_read_in_place(version: str, tmp_path: Path) -> None:
 
 
 def test_of_several_cameras_none_is_taken_silently(foreign: Path) -> None:
-    with pytest.raises(ValueError, match="has 2 cameras: choose one by --camera: front, wrist"):
+    with pytest.raises(ValueError, match="has 2 cameras: choose one or more by --camera: front, wrist"):
         EpisodeDataset(foreign)
     dark = [EpisodeDataset(foreign, camera=camera).frames(0).mean() for camera in CAMERAS]
     assert dark[1] < 0.6 * dark[0]
@@ -155,7 +155,7 @@ def test_one_command_makes_an_environment_of_it(
     foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(
-        tiny_training(foreign, tmp_path / "world", 3), task=None, camera="front", frame_size=32,
+        tiny_training(foreign, tmp_path / "world", 3), task=None, camera=("front",), frame_size=32,
         dynamics=("regression",), cache=tmp_path / "cache",
     )  # fmt: skip
     begun = replace(config, encoder_only=True)
@@ -198,14 +198,12 @@ def test_one_command_makes_an_environment_of_it(
 
 def test_a_training_goes_on_with_the_scale_of_its_world(foreign: Path, tmp_path: Path) -> None:
     config = replace(
-        tiny_training(foreign, tmp_path / "world", 2), task="arm", camera="front", frame_size=32, fit="crop",
+        tiny_training(foreign, tmp_path / "world", 2), task="arm", camera=("front",), frame_size=32, fit="crop",
         dynamics=("regression",), cache=tmp_path / "cache",
     )  # fmt: skip
     train(config)
     more = write_foreign(tmp_path / "more", episodes=14)
-    again = replace(
-        config, data=more, out=tmp_path / "later", camera=None, fit=None, start_from=str(tmp_path / "world")
-    )
+    again = replace(config, data=more, out=tmp_path / "later", camera=(), fit=None, start_from=str(tmp_path / "world"))
     train(again)
     first, later = (load_model(tmp_path / name, "regression").config for name in ("world", "later"))
     assert later.reading == first.reading
@@ -214,7 +212,7 @@ def test_a_training_goes_on_with_the_scale_of_its_world(foreign: Path, tmp_path:
 
 def test_a_clone_acts_in_the_robots_own_units(foreign: Path, tmp_path: Path) -> None:
     config = replace(
-        tiny_training(foreign, tmp_path / "world", 2), task="arm", camera="front", frame_size=32, encoder_only=True,
+        tiny_training(foreign, tmp_path / "world", 2), task="arm", camera=("front",), frame_size=32, encoder_only=True,
         cache=tmp_path / "cache",
     )  # fmt: skip
     train(config)
@@ -226,3 +224,41 @@ def test_a_clone_acts_in_the_robots_own_units(foreign: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(robot[..., 2], 7.0)
     scale = read_config(tmp_path / "world").reading.action_scale
     assert policy.action_scale == scale
+
+
+def test_two_cameras_are_seen_side_by_side(foreign: Path, tmp_path: Path) -> None:
+    both = EpisodeDataset(foreign, camera=CAMERAS)
+    assert both.image_size == (HEIGHT, 2 * WIDTH)
+    alone = [EpisodeDataset(foreign, camera=camera).frames(3) for camera in CAMERAS]
+    np.testing.assert_array_equal(both.frames(3), np.concatenate(alone, axis=2))
+    config = replace(
+        tiny_training(foreign, tmp_path / "world", 3), task="arm", camera=CAMERAS, frame_size=32,
+        dynamics=("regression",), cache=tmp_path / "cache",
+    )  # fmt: skip
+    train(config)
+    fit_world_success(tmp_path / "world", foreign, tmp_path / "cache", chunks=2)
+    model = load_model(tmp_path / "world", "regression")
+    tokens = model.encoder.visual.num_tokens
+    assert model.num_tokens == 2 * tokens + 1
+    # Each view has tokens of its own: another wrist picture changes the second half alone.
+    pictures = [foreign_frames(0, 24, camera)[5] for camera in CAMERAS]
+    wide = torch.from_numpy(np.concatenate(pictures, axis=1))[None].repeat(2, 1, 1, 1)
+    wide[1, :, WIDTH:] = 0
+    states = model.encode(wide, torch.zeros(2, 4))
+    assert torch.equal(states[0, :tokens], states[1, :tokens])
+    assert not torch.allclose(states[0, tokens:-1], states[1, tokens:-1])
+    with pytest.raises(ValueError, match="this world sees 2 cameras side by side: give frames of 2 pictures"):
+        model.encode(wide[:, :, 1:], torch.zeros(2, 4))
+    with pytest.warns(UserWarning, match="is not calibrated"):
+        env = gym.make_vec(
+            "RLAWM-v0", num_envs=3, world=str(tmp_path / "world"), obs=("rgb", "pooled"), render_mode="rgb_array"
+        )
+    observation, _ = env.reset(options={"rgb": wide[0].numpy(), "proprioception": np.zeros(4, np.float32)})
+    assert observation["rgb"].shape == (3, 32, 64, 3)
+    assert env.observation_space.contains(observation)
+    left, right = env.render()[0][:, :32], env.render()[0][:, 32:]  # type: ignore[index]
+    assert left.mean() > 1.5 * right.mean()  # the wrist is dark
+    env.close()
+    again = replace(config, out=tmp_path / "later", camera=(), start_from=str(tmp_path / "world"))
+    train(again)
+    assert load_model(tmp_path / "later", "regression").config.cameras == CAMERAS

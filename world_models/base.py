@@ -14,6 +14,7 @@ from world_models.data.frame_fit import fit_frames
 from world_models.encoders.state import StateEncoder
 from world_models.heads.expected_error import ExpectedErrorHead
 from world_models.heads.rgb_decoder import RGBDecoder
+from world_models.layers.views import join_views, split_views
 
 CPU_ROWS = 128
 """States that a CPU predicts from at once. With 1,024, activations are so large that each is memory fresh from the
@@ -56,7 +57,8 @@ class WorldModel(nn.Module):
         action_dim: dimensions A of an action.
         chunk_length: most actions K in a chunk.
         prediction_length: actions after which a prediction is made; those of a longer chunk follow one another.
-        image_size: side of decoded frames in pixels.
+        image_size: side of decoded views in pixels.
+        frame_shape: (height, width) of decoded frames in pixels, whose views lie side by side.
     """
 
     name: ClassVar[str]
@@ -80,10 +82,11 @@ class WorldModel(nn.Module):
         self.num_tokens, self.channels = encoder.num_tokens, encoder.channels
         self.proprioception_dim = encoder.proprioception_dim
         self.image_size = config.frame_size
+        self.frame_shape = config.frame_size, encoder.views * config.frame_size
         self.action_dim, self.chunk_length = len(config.action_names), config.chunk_length
         self.prediction_length = config.prediction_length or config.chunk_length
         self.rgb_decoder = rgb_decoder or RGBDecoder(
-            config.rgb_decoder, encoder.patch_tokens, self.channels, self.image_size
+            config.rgb_decoder, encoder.patch_tokens, self.channels, self.image_size, encoder.views
         )
 
     def encode(self, rgb: Tensor, proprioception: Tensor | None = None) -> Tensor:
@@ -91,8 +94,10 @@ class WorldModel(nn.Module):
 
         Frames of another shape become squares as those did that the world was trained on.
         """
-        fit = self.config.reading.fit
-        return self.encoder(rgb if fit is None else fit_frames(rgb, fit, self.image_size), proprioception)
+        fit, views = self.config.reading.fit, self.encoder.views
+        if fit is not None:
+            rgb = join_views(fit_frames(split_views(rgb, views), fit, self.image_size), views)
+        return self.encoder(rgb, proprioception)
 
     def to_robot(self, actions: np.ndarray) -> np.ndarray:
         """Actions ``(..., A)`` in [-1, 1] in the robot's own units and dimensions, ``(..., N)``."""
@@ -161,7 +166,7 @@ class WorldModel(nn.Module):
         return prediction
 
     def decode(self, features: Tensor) -> Tensor:
-        """Features ``(B, L, C)`` to uint8 frames ``(B, H, W, 3)``."""
+        """Features ``(B, L, C)`` to uint8 frames ``(B, H, V*W, 3)`` of V views."""
         return self.rgb_decoder.to_rgb(features[:, : self.encoder.patch_tokens])
 
     def read_proprioception(self, features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from world_models.data.reading import DataReading
+from world_models.data.reading import DataReading, names_of
 from world_models.dataclass_reader import check_ranges, read_dataclass
 from world_models.encoders.features import EncoderConfig
 from world_models.heads.rgb_decoder import RGBDecoderConfig
@@ -34,8 +34,9 @@ class WorldConfig:
             before it. None for one prediction a chunk.
         fps: frames, and actions, per second, up to 1000; a fraction where the camera's rate is one.
         max_chunks: action chunks in an imagined episode, 1 to 10,000; None for those of a task that is known.
-        camera: key of the videos that the world was trained on; None for one that does not say.
-        frame_size: side of the videos' square frames in pixels, and of decoded ones, 4 to 2048.
+        camera: key of the videos that the world was trained on, or keys of several, whose views lie side by side in a
+            frame; None for one that does not say.
+        frame_size: side of the square views of a frame in pixels, and of decoded ones, 4 to 2048.
         proprioception: number P of proprioceptive values in a frame, up to 512; 0 for a world from video alone.
         reading: how data of this robot are read: scale of actions, shape of frames, names of columns.
         encoder, rgb_decoder: configs of these parts.
@@ -53,7 +54,7 @@ class WorldConfig:
     prediction_length: int | None = None
     fps: float = 20
     max_chunks: int | None = None
-    camera: str | None = None
+    camera: str | tuple[str, ...] | None = None
     frame_size: int = 128
     proprioception: int = 0
     reading: DataReading = field(default_factory=DataReading)
@@ -74,6 +75,16 @@ class WorldConfig:
                 f"default_dynamics={self.default_dynamics!r} is none of the world's dynamics, "
                 f"{', '.join(self.dynamics) or 'an encoder alone'}"
             )
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Keys of the videos whose views a frame shows; empty for a world that does not say."""
+        return names_of(self.camera)
+
+    @property
+    def views(self) -> int:
+        """Number V of pictures that lie side by side in a frame."""
+        return max(1, len(self.cameras))
 
     def with_dynamics(self, dynamics: Mapping[str, Any]) -> WorldConfig:
         """The same world with these dynamics; its default stays where it is among them."""

@@ -154,7 +154,7 @@ def load_model(
         check_prediction_length(folder, prediction_length)
         config = dataclasses.replace(config, prediction_length=prediction_length)
     model = module_with_weights(
-        lambda: DYNAMICS[dynamics](config, StateEncoder.from_config(config.encoder, config.proprioception)),
+        lambda: DYNAMICS[dynamics](config, _encoder_of(config)),
         read_tensors(Path(folder) / WEIGHTS_FILE, fix=FIX, parts=DYNAMICS[dynamics].parts),
         source=_misfit(folder),
         fix=FIX,
@@ -200,12 +200,17 @@ def load_encoder(name_or_path: str | Path = "lift", device: torch.device | str =
     config = read_config(folder)
     tensors = read_tensors(folder / WEIGHTS_FILE, fix=FIX, parts={"encoder"})
     encoder = module_with_weights(
-        lambda: StateEncoder.from_config(config.encoder, config.proprioception),
+        lambda: _encoder_of(config),
         {name.removeprefix("encoder."): tensor for name, tensor in tensors.items()},
         source=_misfit(folder),
         fix=FIX,
     )
     return encoder.to(device)
+
+
+def _encoder_of(config: WorldConfig) -> StateEncoder:
+    """The structure of a world's encoder."""
+    return StateEncoder.from_config(config.encoder, config.proprioception, config.views)
 
 
 def _default_of(config: WorldConfig, folder: Path) -> DynamicsName:

@@ -67,7 +67,7 @@ class Perception:
         self._observations = Observations(
             obs,
             tokens=tokens,
-            image_size=task.camera.size,
+            frame_shape=(task.camera.size, task.camera.size),
             action_size=action_size,
             proprioception_dim=task.proprioception_dim,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ class DatasetInfo:
         height, width = shape[1:] if channels_first else shape[:2]
         return height, width
 
-    def choose_camera(self, asked: str | None, usual: str | None) -> str:
-        """The camera asked for, else the usual one if it is there, else the only one.
+    def choose_cameras(self, asked: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
+        """The cameras asked for, else the usual ones if they are there, else the only one.
 
         Raises:
             ValueError: there is no video, no such camera, or several and none is named.
@@ -85,15 +85,18 @@ class DatasetInfo:
             raise ValueError(
                 f"{self.root} has no video in {INFO_PATH}; datasets of single images must be converted to video"
             )
-        if asked is not None and asked not in self.cameras:
-            raise ValueError(f"camera is {asked!r}, but {self.root} has {cameras}; choose one of these")
-        if asked is not None:
-            return asked
-        if usual in self.cameras:
-            return usual
+        for camera in asked:
+            if camera not in self.cameras:
+                raise ValueError(f"camera is {camera!r}, but {self.root} has {cameras}; choose among these")
+        if len(set(asked)) < len(asked):
+            raise ValueError(f"camera names {', '.join(asked)}: each camera is read once; name it once")
+        if asked:
+            return tuple(asked)
+        if usual and set(usual) <= set(self.cameras):
+            return tuple(usual)
         if len(self.cameras) > 1:
-            raise ValueError(f"{self.root} has {len(self.cameras)} cameras: choose one by --camera: {cameras}")
-        return self.cameras[0]
+            raise ValueError(f"{self.root} has {len(self.cameras)} cameras: choose one or more by --camera: {cameras}")
+        return self.cameras
 
 
 def read_info(root: Path, reading: DataReading | None = None) -> DatasetInfo:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ SPLITS = ("train", "validation", "report")
 Row = dict[str, Any]
 
 
-def read_rows(info: DatasetInfo, camera: str) -> list[Row]:
+def read_rows(info: DatasetInfo, cameras: Sequence[str]) -> list[Row]:
     """The rows without the statistics, ordered by episode_index.
 
     Args:
         info: of the dataset.
-        camera: whose videos are read.
+        cameras: whose videos are read.
 
     Raises:
         FileNotFoundError: there are none.
@@ -36,7 +37,7 @@ def read_rows(info: DatasetInfo, camera: str) -> list[Row]:
     """
     root = info.root
     if info.episodes_of_chunk is not None:
-        return _rows_of_older(info, camera, info.episodes_of_chunk)
+        return _rows_of_older(info, cameras, info.episodes_of_chunk)
     # What file managers and archives leave behind is hidden.
     paths = [
         path
@@ -47,18 +48,19 @@ def read_rows(info: DatasetInfo, camera: str) -> list[Row]:
         raise FileNotFoundError(
             f"{root} has no meta/episodes: its collection is not finished; run the same collect command again"
         )
-    video = f"videos/{camera}"
+    videos = [f"videos/{camera}" for camera in cameras]
     whole = ("episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index",
-             f"{video}/chunk_index", f"{video}/file_index")  # fmt: skip
+             *(f"{video}/{name}_index" for video in videos for name in ("chunk", "file")))  # fmt: skip
+    begins = [f"{video}/from_timestamp" for video in videos]
     rows: list[Row] = []
     for path in paths:
         names = [name for name in column_names(path) if not name.startswith("stats/")]
-        missing = [name for name in (*whole, f"{video}/from_timestamp") if name not in names]
+        missing = [name for name in (*whole, *begins) if name not in names]
         if missing:
             raise ValueError(f"{path} has no column {missing[0]!r}, but {', '.join(names)}; fetch or collect it again")
         table = read_columns(path, names).to_pylist()
         for row in table:
-            _check_row(path, row, whole, f"{video}/from_timestamp")
+            _check_row(path, row, whole, begins)
         rows += table
     if not rows:
         raise ValueError(f"{root}/meta/episodes has no episode; fetch or collect some")
@@ -67,19 +69,20 @@ def read_rows(info: DatasetInfo, camera: str) -> list[Row]:
     return rows
 
 
-def _rows_of_older(info: DatasetInfo, camera: str, episodes_of_chunk: int) -> list[Row]:
+def _rows_of_older(info: DatasetInfo, cameras: Sequence[str], episodes_of_chunk: int) -> list[Row]:
     """The rows of a v2 dataset, by the names that v3.0 has for them."""
     path = info.root / "meta/episodes.jsonl"
-    video = f"videos/{camera}"
+    videos = [f"videos/{camera}" for camera in cameras]
+    begins = [f"{video}/from_timestamp" for video in videos]
     rows = []
     for number, entry in enumerate(read_json_lines(path), 1):
         missing = [name for name in ("episode_index", "length") if name not in entry]
         if missing:
             raise ValueError(f"{path} has no {missing[0]!r} in line {number}; fetch the dataset again")
         row = {"episode_index": entry["episode_index"], "length": entry["length"]}
-        row |= {"tasks": entry.get("tasks"), "dataset_from_index": 0, f"{video}/from_timestamp": 0.0}
-        _check_row(path, row, ("episode_index", "length"), f"{video}/from_timestamp")
-        for of in ("data", video):
+        row |= {"tasks": entry.get("tasks"), "dataset_from_index": 0, **dict.fromkeys(begins, 0.0)}
+        _check_row(path, row, ("episode_index", "length"), begins)
+        for of in ("data", *videos):
             row[f"{of}/chunk_index"] = row["episode_index"] // episodes_of_chunk
             row[f"{of}/file_index"] = row["episode_index"]
         rows.append(row)
@@ -163,7 +166,7 @@ def noted_successes(root: Path, rows: list[Row]) -> np.ndarray | None:
     return labels
 
 
-def _check_row(path: Path, row: Row, whole: tuple[str, ...], begins: str) -> None:
+def _check_row(path: Path, row: Row, whole: tuple[str, ...], begins: Sequence[str]) -> None:
     """Raise ValueError unless the row's places are numbers that can be."""
     for name in whole:
         value, least = row[name], int(name == "length")
@@ -174,9 +177,10 @@ def _check_row(path: Path, row: Row, whole: tuple[str, ...], begins: str) -> Non
                 "episode out, or collect it again"
             )
         row[name] = int(value)
-    value = row[begins]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{path} has {begins} {value!r} for episode {row['episode_index']}; seconds are needed")
+    for name in begins:
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{path} has {name} {value!r} for episode {row['episode_index']}; seconds are needed")
 
 
 def _check_indices(info: DatasetInfo, indices: list[int]) -> None:

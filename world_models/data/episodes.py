@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ from world_models.data.episode_rows import SPLITS, Row, noted_successes, read_in
 from world_models.data.episode_writer import EpisodeWriter, split_of
 from world_models.data.labels import LABEL
 from world_models.data.parquet_files import numbers, read_columns
-from world_models.data.reading import DataReading
+from world_models.data.reading import DataReading, names_of
 from world_models.data.video_frames import frames_at
 
 __all__ = ["SPLITS", "Episode", "EpisodeDataset", "EpisodeWriter", "split_of"]
@@ -70,8 +70,9 @@ class EpisodeDataset:
 
     Args:
         root: the folder that holds meta/info.json.
-        camera: key of the video to read, such as "observation.images.agentview"; a dataset of one has no need of it.
-        usual_camera: what is read of a dataset of several cameras where `camera` is None, if it is among them.
+        camera: key of the video to read, such as "observation.images.agentview", or keys of several, whose views are
+            laid side by side; a dataset of one camera has no need of it.
+        usual_camera: what is read of a dataset of several cameras where `camera` names none, if it is there.
         reading: names of columns, scale of actions, shape of frames, and what counts as success.
 
     Attributes:
@@ -80,9 +81,9 @@ class EpisodeDataset:
         fps: frames (and actions) per second, float.
         instruction: the (first) task in words.
         action_names: one name per action dimension that is read; empty if the dataset has no actions.
-        image_size: (height, width) of the frames that are read, in pixels.
-        stored_image_size: (height, width) of those on disk.
-        camera: key of the video that is read.
+        view_sizes: (height, width) of each view as it is read, in pixels.
+        image_size: (height, width) of a frame, in pixels; as wide as all views together.
+        views: keys of the videos that are read.
         cameras: keys of all videos.
         lengths: (N,) int64, T of every episode, at least 1.
         numbers: N episode indices on disk: 0, 1, 2, … unless episodes are left out.
@@ -103,17 +104,16 @@ class EpisodeDataset:
         self,
         root: str | Path,
         *,
-        camera: str | None = None,
-        usual_camera: str | None = None,
+        camera: str | Sequence[str] | None = None,
+        usual_camera: str | Sequence[str] | None = None,
         reading: DataReading | None = None,
     ) -> None:
         self.root, self.reading = Path(root), reading or DataReading()
         self._info = read_info(self.root, self.reading)
         self.fps, self.cameras = self._info.fps, self._info.cameras
-        self.camera = self._info.choose_camera(camera, usual_camera)
-        self.stored_image_size = self._info.image_size(self.camera)
+        self.views = self._info.choose_cameras(names_of(camera), names_of(usual_camera))
         self.instruction = read_instructions(self._info)[0]
-        self._rows = self._present(read_rows(self._info, self.camera))
+        self._rows = self._present(read_rows(self._info, self.views))
         self.numbers = [int(row["episode_index"]) for row in self._rows]
         self.lengths = np.array([row["length"] for row in self._rows], np.int64)
         self.num_frames = int(self.lengths.sum())
@@ -141,7 +141,9 @@ class EpisodeDataset:
         self.reading = reading
         self.action_names = self._read_action_names()
         size = reading.frame_size
-        self.image_size = self.stored_image_size if size is None else (size, size)
+        sizes = [self._info.image_size(camera) for camera in self.views]
+        self.view_sizes = sizes if size is None else [(size, size)] * len(sizes)
+        self.image_size = self.view_sizes[0][0], sum(width for _, width in self.view_sizes)
         if reading.success == "goal_frames":
             self.successes = np.ones(len(self), bool)
         else:
@@ -212,9 +214,14 @@ class EpisodeDataset:
         """
         if index not in self._times:
             self._read_columns(index, [])
-        times = self._rows[index][f"videos/{self.camera}/from_timestamp"] + self._times[index]
-        what = f"episode {self.numbers[index]}"
-        frames = frames_at(self._video_path(index), times, self.stored_image_size, 1 / self.fps, what)
+        views = [self._frames_of(index, camera) for camera in self.views]
+        return views[0] if len(views) == 1 else np.concatenate(views, axis=2)
+
+    def _frames_of(self, index: int, camera: str) -> np.ndarray:
+        """What one camera saw, as :meth:`frames` says."""
+        row, size = self._rows[index], self._info.image_size(camera)
+        times = row[f"videos/{camera}/from_timestamp"] + self._times[index]
+        frames = frames_at(self._video_of(row, camera), times, size, 1 / self.fps, f"episode {self.numbers[index]}")
         if self.reading.fit is None or self.reading.frame_size is None:
             return frames
         from world_models.data.frame_fit import fit_array  # with torch, which recorders of episodes do without
@@ -242,10 +249,10 @@ class EpisodeDataset:
         shapes = {name: shape for name, shape in shapes.items() if name not in self._checked}
         if not shapes and len(self._times) == len(self):
             return
-        for index in range(len(self)):
-            video = self._video_path(index)
-            if not video.is_file():
-                raise FileNotFoundError(self._missing(video, index))
+        for index, row in enumerate(self._rows):
+            for video in self._videos_of(row):
+                if not video.is_file():
+                    raise FileNotFoundError(self._missing(video, index))
         for path, episodes in tqdm(
             self._episodes_of_files().items(), desc="check rows", unit="file", delay=_SILENT_SECONDS
         ):
@@ -275,7 +282,7 @@ class EpisodeDataset:
         for index, row in enumerate(self._rows):
             described = {name: value for name, value in row.items() if not name.startswith("meta/")}
             digest.update(json.dumps(described, sort_keys=True, default=str).encode())
-            for path in (self._data_path(index), self._video_path(index)):
+            for path in (self._data_path(index), *self._videos_of(row)):
                 if path not in seen:
                     seen.add(path)
                     digest.update(path.relative_to(self.root).as_posix().encode())
@@ -289,9 +296,10 @@ class EpisodeDataset:
         """The rows of those episodes that are read; FileNotFoundError where files of all are missing."""
         if not self.reading.skip_missing:
             return rows
-        there = [row for row in rows if self._data_of(row).is_file() and self._video_of(row).is_file()]
+        there = [row for row in rows if all(path.is_file() for path in (self._data_of(row), *self._videos_of(row)))]
         if not there:
-            raise FileNotFoundError(f"{self.root} has no episode with both its files; fetch {self._video_of(rows[0])}")
+            first = self._videos_of(rows[0])[0]
+            raise FileNotFoundError(f"{self.root} has no episode with all its files; fetch {first} and the others")
         return there
 
     def _read_action_names(self) -> tuple[str, ...]:
@@ -362,12 +370,12 @@ class EpisodeDataset:
     def _data_path(self, index: int) -> Path:
         return self._data_of(self._rows[index])
 
-    def _video_path(self, index: int) -> Path:
-        return self._video_of(self._rows[index])
-
     def _data_of(self, row: Row) -> Path:
         return self._info.data_path(row["data/chunk_index"], row["data/file_index"])
 
-    def _video_of(self, row: Row) -> Path:
-        video = f"videos/{self.camera}"
-        return self._info.video_path(self.camera, row[f"{video}/chunk_index"], row[f"{video}/file_index"])
+    def _videos_of(self, row: Row) -> list[Path]:
+        return [self._video_of(row, camera) for camera in self.views]
+
+    def _video_of(self, row: Row, camera: str) -> Path:
+        video = f"videos/{camera}"
+        return self._info.video_path(camera, row[f"{video}/chunk_index"], row[f"{video}/file_index"])

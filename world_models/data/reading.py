@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,3 +53,8 @@ class DataReading:
         content = dataclasses.asdict(self)
         default = dataclasses.asdict(DataReading())
         return {name: value for name, value in content.items() if value != default[name]}
+
+
+def names_of(camera: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of cameras from one, several or none."""
+    return () if camera is None else (camera,) if isinstance(camera, str) else tuple(camera)

@@ -36,26 +36,29 @@ class RGBDecoder(nn.Module):
 
     Args:
         config: sizes.
-        num_tokens: patch tokens L; must be a square number.
+        num_tokens: patch tokens L of all views; of each they must be a square number.
         channels: channels C of a token.
         image_size: side of the image in pixels; images are made at the next power-of-two multiple of the grid and, if
             that is larger, resized.
+        views: pictures V side by side in an image, each decoded from its own tokens by the same layers.
 
     Raises:
         ValueError: the sizes do not go together.
     """
 
-    def __init__(self, config: RGBDecoderConfig, num_tokens: int, channels: int, image_size: int) -> None:
+    def __init__(
+        self, config: RGBDecoderConfig, num_tokens: int, channels: int, image_size: int, views: int = 1
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.grid, self.image_size = round(num_tokens**0.5), image_size
-        if self.grid**2 != num_tokens or image_size < self.grid:
+        self.config, self.num_tokens, self.views = config, num_tokens, views
+        self.grid, self.image_size = round((num_tokens / views) ** 0.5), image_size
+        if views * self.grid**2 != num_tokens or image_size < self.grid:
             raise ValueError(
                 f"{num_tokens} tokens and image size {image_size} do not fit: the tokens must form a square grid that "
                 "is no larger than the image"
             )
         factor = 1 << (image_size // self.grid - 1).bit_length()
-        self.background = nn.Parameter(torch.full((3, self.grid * factor, self.grid * factor), 0.5))
+        self.background = nn.Parameter(torch.full((3, self.grid * factor, views * self.grid * factor), 0.5))
         width = config.width
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
         # The last doublings are one pixel shuffle: convolutions at full resolution cost most and add least.
@@ -74,22 +77,25 @@ class RGBDecoder(nn.Module):
 
     @torch.no_grad()
     def fit_background(self, images: Tensor) -> None:
-        """Take the median of images ``(N, 3, H, W)`` in [0, 1] as the background to begin with."""
-        side = self.background.shape[-1]
-        self.background.copy_(F.interpolate(images, (side, side), mode="bilinear", antialias=True).median(dim=0).values)
+        """Take the median of images ``(N, 3, H, V*W)`` in [0, 1] as the background to begin with."""
+        shape = self.background.shape[1:]
+        self.background.copy_(F.interpolate(images, shape, mode="bilinear", antialias=True).median(dim=0).values)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features ``(B, L, C)`` to an image ``(B, 3, H, W)``, about in [0, 1], not clipped."""
-        grid = features.transpose(1, 2).reshape(len(features), -1, self.grid, self.grid)
-        drawn, mask = self.layers(grid).split([3, 1], dim=1)
+        """Features ``(B, L, C)`` to an image ``(B, 3, H, V*W)``, about in [0, 1], not clipped."""
+        of_views = features.unflatten(1, (self.views, -1)).flatten(0, 1)
+        grid = of_views.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        layers = self.layers(grid).unflatten(0, (-1, self.views)).permute(0, 2, 3, 1, 4).flatten(3)
+        drawn, mask = layers.split([3, 1], dim=1)
         mask = mask.sigmoid()
         image = mask * drawn + (1 - mask) * self.background
-        if image.shape[-1] != self.image_size:
-            image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        if image.shape[-2] != self.image_size:
+            shape = self.image_size, self.views * self.image_size
+            image = F.interpolate(image, shape, mode="bilinear", antialias=True)
         return image
 
     @torch.no_grad()
     def to_rgb(self, features: Tensor) -> Tensor:
-        """Features ``(B, L, C)`` to uint8 images ``(B, H, W, 3)``."""
+        """Features ``(B, L, C)`` to uint8 images ``(B, H, V*W, 3)``."""
         image = self(features).clamp(0, 1).mul(255).round().to(torch.uint8)
         return image.permute(0, 2, 3, 1).contiguous()

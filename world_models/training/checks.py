@@ -40,12 +40,12 @@ def check_data(dataset: EpisodeDataset, span: int, *, proprioception: bool) -> N
         ValueError: frames that are no squares, no actions, no episode that is long enough, rows that are not as they
             must be (see :meth:`EpisodeDataset.check`), or actions outside [-1, 1].
     """
-    height, width = dataset.image_size
-    if height != width:
-        raise ValueError(
-            f"{dataset.root} has frames of {height} x {width} pixels in {dataset.camera}: read them as squares by "
-            "--fit letterbox, crop or stretch"
-        )
+    for camera, (height, width) in zip(dataset.views, dataset.view_sizes, strict=True):
+        if (height, width) != (dataset.image_size[0],) * 2:
+            raise ValueError(
+                f"{dataset.root} has frames of {height} x {width} pixels in {camera}: read them as squares of one size "
+                "by --fit letterbox, crop or stretch"
+            )
     if not dataset.action_names:
         raise ValueError(
             f"{dataset.root} has no column `action` of numbers, but {', '.join(dataset.columns) or 'none at all'}; "

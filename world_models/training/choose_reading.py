@@ -47,8 +47,8 @@ class AskedReading:
 
 def choose_reading(
     root: Path,
-    camera: str | None,
-    usual_camera: str | None,
+    camera: Sequence[str],
+    usual_camera: Sequence[str],
     asked: AskedReading,
     before: DataReading | None,
     encoder_size: int,
@@ -76,8 +76,8 @@ def choose_reading(
     if before is None:
         dataset.check((STATE,) if asked.proprioception and STATE in dataset.columns else ())
         changed, notes = _of_numbers(dataset, asked)
-        height, width = dataset.image_size
-        if asked.fit is not None or height != width:
+        height, width = dataset.view_sizes[0]
+        if asked.fit is not None or set(dataset.view_sizes) != {(height, height)}:
             fit = asked.fit or "letterbox"
             size = asked.frame_size or encoder_size
             changed = replace(changed, fit=fit, frame_size=size)

@@ -31,6 +31,7 @@ from world_models.file_lock import only_maker
 from world_models.files import check_tensors, read_tensors, save_tensors
 from world_models.training.checkpoint import FIX
 from world_models.training.optimisation import OptimisationConfig, Scalars, optimise
+from world_models.training.separate_views import SeparateViews
 
 TARGET_BATCH = 64
 """Frames that the teacher sees at once."""
@@ -94,7 +95,7 @@ class Student(nn.Module):
 def train_encoder(
     config: DistillationConfig,
     encoder_config: EncoderConfig,
-    frames: np.ndarray,
+    frames: np.ndarray | SeparateViews,
     actions: np.ndarray,
     offsets: np.ndarray,
     train_episodes: np.ndarray,
@@ -184,7 +185,7 @@ class _DistillationData:
     """
 
     def __init__(
-        self, config: DistillationConfig, encoder: FeatureEncoder, frozen: bool, frames: np.ndarray,
+        self, config: DistillationConfig, encoder: FeatureEncoder, frozen: bool, frames: np.ndarray | SeparateViews,
         actions: np.ndarray, pairs: dict[str, np.ndarray], folder: Path, data_key: str,
     ) -> None:  # fmt: skip
         self._config, self._actions, self._frozen = config, actions, frozen

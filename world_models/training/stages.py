@@ -143,7 +143,7 @@ def train_rgb_decoder(
 
     def read(rows: Tensor) -> tuple[Tensor, Tensor]:
         """States ``(B, L, C)`` and pictures ``(B, 3, H, W)`` in [0, 1] of rows ``(B,)``, from memory-mapped files."""
-        states = data.features[rows.to(data.features.device)][:, : decoder.grid**2].to(device)
+        states = data.features[rows.to(data.features.device)][:, : decoder.num_tokens].to(device)
         pictures = torch.from_numpy(data.frames[rows.numpy()]).to(device)
         return states.float(), pictures.permute(0, 3, 1, 2).float() / 255
 

@@ -57,6 +57,7 @@ from world_models.training.optimisation import OptimisationConfig, Scalars
 from world_models.training.rla_wm_stages import train_latent_flow, train_rla
 from world_models.training.room import check_training_room
 from world_models.training.score_sampler_stage import train_score_sampler
+from world_models.training.separate_views import SeparateViews
 from world_models.training.stages import fit_projection, train_regression, train_residual_flow, train_rgb_decoder
 from world_models.training.start_from import Start, start_from
 from world_models.training.tensorboard_video import add_animation
@@ -70,7 +71,8 @@ class TrainConfig(AskedReading):
     Attributes:
         data: folder of a LeRobotDataset v3.0, v2.1 or v2.0; `rla-gym data inspect` says what is in it.
         out: the world's folder; checkpoints and TensorBoard files go to its ``stages``.
-        camera: key of the video to train on, where the dataset has several; the world remembers it.
+        camera: key of the video to train on, where the dataset has several, or keys of several, whose views then lie
+            side by side in a frame; the world remembers it.
         cache: folder of decoded frames and encoded features; None for ``<data>/cache``.
         task: name of the task; None for that of `rla-gym collect`'s recordings, and for the folder's name of others. A
             world of a task that rla-gym does not know opens as ``RLAWM-v0``, by its folder.
@@ -107,7 +109,7 @@ class TrainConfig(AskedReading):
 
     data: Path
     out: Path
-    camera: str | None = None
+    camera: tuple[str, ...] = ()
     cache: Path | None = None
     task: str | None = None
     chunk_length: int = 8
@@ -174,7 +176,7 @@ def train(config: TrainConfig, tasks: Mapping[str, str] = MappingProxyType({})) 
     given = config.start_from or config.encoder_from
     of_given = None if given is None else read_config(world_folder(given))
     dataset, notes = choose_reading(
-        config.data, config.camera, None if of_given is None else of_given.camera, config,
+        config.data, config.camera, () if of_given is None else of_given.cameras, config,
         of_given.reading if of_given is not None and config.start_from is not None else None,
         (config if of_given is None else of_given).encoder.image_size,
     )  # fmt: skip
@@ -290,7 +292,7 @@ def _world_config(config: TrainConfig, dataset: EpisodeDataset, encoder: StateEn
         chunk_length=config.chunk_length,
         fps=dataset.fps,
         max_chunks=chunks_of(dataset, config.chunk_length),
-        camera=dataset.camera,
+        camera=dataset.views if len(dataset.views) > 1 else dataset.views[0],
         reading=dataset.reading,
         frame_size=dataset.image_size[0],
         proprioception=encoder.proprioception_dim // 2,
@@ -330,19 +332,21 @@ def _encoder(
             return given, {}
         visual = given.visual
     else:
+        views = SeparateViews(frames, len(dataset.views))
         visual, metrics = train_encoder(
             config.distillation,
             config.encoder,
-            frames,
-            all_actions(dataset),
-            episode_offsets(dataset.lengths),
-            dataset.split("train", config.chunk_length),
-            dataset.split("validation", config.chunk_length),
+            views,
+            np.tile(all_actions(dataset), (len(dataset.views), 1)),
+            views.repeated(episode_offsets(dataset.lengths)),
+            views.episodes(dataset.split("train", config.chunk_length), len(dataset)),
+            views.episodes(dataset.split("validation", config.chunk_length), len(dataset)),
             stages,
             key={"data": data_key, "seed": config.seed},
             device=device,
         )
-    encoder = StateEncoder(visual, 0 if proprioception is None else proprioception.shape[1] // 2)
+    count = 0 if proprioception is None else proprioception.shape[1] // 2
+    encoder = StateEncoder(visual, count, len(dataset.views))
     if encoder.proprioception is not None and proprioception is not None:
         encoder.proprioception.fit(proprioception)
     launched(config.device).copy_from_main(encoder)
