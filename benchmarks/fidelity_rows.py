@@ -8,14 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from agents.statistics import resampled_means, wilson_interval
+from benchmarks.error_ratio import error_ratio
 from benchmarks.held_out import HeldOut, Recorded
 from benchmarks.picture_errors import PictureErrors
 from benchmarks.proprioception_errors import ProprioceptionErrors
 from benchmarks.results import Row, provenance
 from benchmarks.rollout_errors import QUANTITIES, RolloutErrors, TokenErrors, worst_tenth_auroc
-
-LEAST_ERROR = 1e-6
-"""Errors count as at least this, so that a ratio to a scene in which nothing moved is a number."""
 
 
 class FidelityRows:
@@ -50,9 +48,8 @@ class FidelityRows:
 
     def add_ratio(self, method: str, metric: str, setting: str, ours: np.ndarray, theirs: np.ndarray) -> None:
         """The row of one mean error over another, both of ``(worlds, E)``."""
-        ours, theirs = (np.maximum(part, LEAST_ERROR) for part in (ours, theirs))
-        samples = resampled_means(ours, seed=self.seed) / resampled_means(theirs, seed=self.seed)
-        self.add(method, metric, setting, float(ours.mean() / theirs.mean()), samples, ours.shape[1], "1")
+        value, samples = error_ratio(ours, theirs, self.seed)
+        self.add(method, metric, setting, value, samples, ours.shape[1], "1")
 
     def add_probe_rows(self, probed: list[dict[str, tuple[float, float]]], n: int) -> None:
         """Errors of what the probes of the worlds read off n real frames."""
@@ -184,9 +181,7 @@ class FidelityRows:
         for chunk in range(worlds[0].token.shape[1]):
             expected = np.stack([w.uncertainty[:, chunk] for w in worlds if w.uncertainty is not None])
             actual = np.stack([w.token[:, chunk] for w in worlds])
-            samples = resampled_means(expected, seed=self.seed) / resampled_means(actual, seed=self.seed)
-            self.add(method, "uncertainty_vs_error", f"chunks={chunk + 1}", float(expected.mean() / actual.mean()),
-                     samples, expected.shape[1], "1")  # fmt: skip
+            self.add_ratio(method, "uncertainty_vs_error", f"chunks={chunk + 1}", expected, actual)
 
 
 def _column(tables: Sequence[np.ndarray], chunk: int) -> np.ndarray:

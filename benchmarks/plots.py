@@ -33,9 +33,9 @@ _PANELS_IN_A_ROW = 4
 def plot_horizon(rows: list[Row], path: Path) -> None:
     """Curves over the horizon, one panel per metric, with 95 % bands."""
     metrics = [metric for metric in HORIZON_METRICS if any(row.metric == metric for row in rows)]
-    lines = -(-len(metrics) // _PANELS_IN_A_ROW)
+    height = -(-len(metrics) // _PANELS_IN_A_ROW)
     figure, axes = plt.subplots(
-        lines, _PANELS_IN_A_ROW, figsize=(4 * _PANELS_IN_A_ROW, 3.4 * lines), constrained_layout=True, squeeze=False
+        height, _PANELS_IN_A_ROW, figsize=(4 * _PANELS_IN_A_ROW, 3.4 * height), constrained_layout=True, squeeze=False
     )
     for axis in axes.flat[len(metrics) :]:
         axis.remove()
@@ -52,8 +52,8 @@ def plot_horizon(rows: list[Row], path: Path) -> None:
         axis.set(title=metric.replace("_", " "), xlabel="action chunks, open loop", ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes[:, 0]:  # that of pictures has a method more
-        axis.legend(frameon=False)
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}  # pictures have a method more
+    axes[0, 0].legend(lines.values(), lines.keys(), frameon=False)
     _save(figure, path)
 
 
