@@ -70,22 +70,20 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
         first, second: ``(N, 3, H, W)`` float in [0, 1].
 
     Returns:
-        ``(N,)`` in [-1, 1]; 1 for equal images. The window has 11 pixels, or as many as fit into a smaller image.
+        ``(N,)`` float32 in [-1, 1]; 1 for equal images. The window has 11 pixels, or as many as fit into a smaller image.
     """
-    radius = min(_RADIUS, (min(first.shape[-2:]) - 1) // 2)
-    window = torch.exp(-torch.arange(-radius, radius + 1).square() / (2 * _SIGMA**2))
-    window = window / window.sum()
+    first, second = first.double(), second.double()  # variances are small differences of large numbers
+    rows, columns = (_windows(side, radius=min(_RADIUS, (min(first.shape[-2:]) - 1) // 2)) for side in first.shape[-2:])
 
     def local_mean(images: Tensor) -> Tensor:
-        planes = images.flatten(0, 1).unsqueeze(1)
-        return F.conv2d(F.conv2d(planes, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1)).squeeze(1)
+        return rows @ images @ columns.T
 
     mean, other_mean = local_mean(first), local_mean(second)
     variances = local_mean(first.square()) - mean.square() + local_mean(second.square()) - other_mean.square()
     covariance = local_mean(first * second) - mean * other_mean
     luminance = (2 * mean * other_mean + 0.01**2) / (mean.square() + other_mean.square() + 0.01**2)
     structure = (2 * covariance + 0.03**2) / (variances + 0.03**2)
-    return (luminance * structure).mean(dim=(1, 2)).unflatten(0, first.shape[:2]).mean(dim=1)
+    return (luminance * structure).mean(dim=(1, 2, 3)).float()
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:
@@ -106,7 +104,11 @@ def sized(pictures: np.ndarray, side: int) -> Tensor:
     if tensor.shape[-3:-1] == (side, side):
         return tensor
     images = F.interpolate(
-        _in_unit_range(tensor.flatten(0, -4)), (side, side), mode="bilinear", antialias=True, align_corners=False
+        _in_unit_range(tensor.reshape(-1, *tensor.shape[-3:])),
+        (side, side),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
     )
     rounded = images.clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
     return rounded.reshape(*tensor.shape[:-3], side, side, 3)
@@ -130,3 +132,12 @@ def background_of(dataset: EpisodeDataset, frames: np.ndarray) -> np.ndarray:
 def _in_unit_range(pictures: Tensor) -> Tensor:
     """Pictures ``(N, H, W, 3)`` uint8 to images ``(N, 3, H, W)`` in [0, 1]."""
     return pictures.permute(0, 3, 1, 2).float() / 255
+
+
+def _windows(side: int, radius: int) -> Tensor:
+    """Weights of the window at each of its places along a side, ``(side - 2 radius, side)`` float64."""
+    weights = torch.exp(-torch.arange(-radius, radius + 1, dtype=torch.float64).square() / (2 * _SIGMA**2))
+    windows = torch.zeros(side - 2 * radius, side, dtype=torch.float64)
+    for offset, weight in enumerate(weights / weights.sum()):
+        windows.diagonal(offset).fill_(weight)
+    return windows
