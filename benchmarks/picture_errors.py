@@ -70,7 +70,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
         first, second: ``(N, 3, H, W)`` float in [0, 1].
 
     Returns:
-        ``(N,)`` float32 in [-1, 1]; 1 for equal images. The window has 11 pixels, or as many as fit into a smaller image.
+        ``(N,)`` float32 in [-1, 1]; 1 for equal images. The window has 11 pixels, or fewer where an image is smaller.
     """
     first, second = first.double(), second.double()  # variances are small differences of large numbers
     rows, columns = (_windows(side, radius=min(_RADIUS, (min(first.shape[-2:]) - 1) // 2)) for side in first.shape[-2:])
