@@ -281,8 +281,7 @@ def _show(config: FidelityConfig, rows: list[Row], chunks: int, episodes: int) -
     main = [row for row in rows if row.method in (*DYNAMICS, "persistence")]
     of_values = [row for row in main if re.fullmatch(r"proprioception_\d+_error", row.metric)]
     agreed = [row for row in rows if row.metric == "success_agreement"]
-    apart = {id(row) for row in (*of_values, *agreed)}
-    of_chunks = [row for row in main if re.fullmatch(r"chunks=\d+", row.setting) and id(row) not in apart]
+    of_chunks = [row for row in main if re.fullmatch(r"chunks=\d+", row.setting) and row not in of_values + agreed]
     real = [row for row in rows if row.method == "real frames" and row.metric in PICTURE_METRICS]
     variants = [row for row in rows if row.method.startswith("residual_flow,") and row.metric in ERROR_METRICS]
     metrics = list(dict.fromkeys(row.metric for row in of_chunks))
@@ -292,6 +291,7 @@ def _show(config: FidelityConfig, rows: list[Row], chunks: int, episodes: int) -
     by_title = {
         f"fidelity of {', '.join(config.world)} on {episodes} {config.split} episodes": headline,
         "proprioception, in the robot's own units": of_values,
+        "the RGB decoder on real frames of those episodes": [row for row in rows if row.method == "rgb_decoder"],
         "probes on all real frames of those episodes": [row for row in rows if row.method == "encoder"],
         "the latent projection alone, a chunk ahead": [row for row in rows if row.method == "latent_projection"],
     }
