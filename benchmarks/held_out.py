@@ -15,32 +15,44 @@ from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, simulator_state
 from rla_gym.tasks import episode_chunks
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.data.labels import LABEL
 from world_models.io import load_encoder, read_config
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The E episodes that are rolled out, encoded by one world.
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The E episodes that are rolled out, encoded by one world: what every dataset tells.
 
     Attributes:
+        episodes: their indices in the dataset ``(E,)``.
         start: first states ``(E, L, C)``.
         real: states after each chunk ``(E, M, L, C)``.
         actions: ``(E, M, K, A)``.
-        truth: simulator states ``(E, M, 7)`` after each chunk.
-        lifted: whether the cube was lifted after each chunk ``(E, M)`` bool.
-        succeeded: whether the task was achieved then ``(E, M)`` bool.
         kinds: kind of each episode ``(E,)``.
         frames: rows of the dataset, first and after each chunk ``(E, M + 1)``.
     """
 
+    episodes: np.ndarray
     start: Tensor
     real: Tensor
     actions: Tensor
+    kinds: np.ndarray
+    frames: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut(Recorded):
+    """The same, and what the simulator tells.
+
+    Attributes:
+        truth: simulator states ``(E, M, 7)`` after each chunk.
+        lifted: whether the cube was lifted after each chunk ``(E, M)`` bool.
+        succeeded: whether the task was achieved then ``(E, M)`` bool.
+    """
+
     truth: Tensor
     lifted: np.ndarray
     succeeded: np.ndarray
-    kinds: np.ndarray
-    frames: Tensor
 
 
 @dataclass(frozen=True)
@@ -122,46 +134,69 @@ def training_rows(dataset: EpisodeDataset, features: Tensor, states: Tensor) -> 
     return features[rows], states[rows]
 
 
-def held_out_episodes(
-    dataset: EpisodeDataset, split: str, features: Tensor, states: Tensor, *, chunks: int, length: int
-) -> HeldOut:
+def possible_chunks(dataset: EpisodeDataset, split: str, most: int, length: int) -> int:
+    """Action chunks of ``length`` steps that the longest episode of a split has, at least 1 and at most ``most``."""
+    longest = int(max(dataset.lengths[dataset.split(split)], default=0))
+    return max(1, min(most, (longest - 1) // length))
+
+
+def recorded_episodes(dataset: EpisodeDataset, split: str, features: Tensor, *, chunks: int, length: int) -> Recorded:
     """The episodes of a split that are long enough for ``chunks`` action chunks of ``length`` steps.
 
     Args:
         dataset: the episodes.
         split: which of them.
         features: states ``(F, L, C)`` of all frames.
-        states: simulator states ``(F, 7)`` of all frames.
         chunks: action chunks M.
         length: control steps K of a chunk.
 
     Raises:
-        ValueError: none is long enough, or the dataset has no column ``next.success``.
+        ValueError: none is long enough.
     """
-    if "next.success" not in dataset.columns:
-        raise ValueError(f"{dataset.root} has no column next.success; collect data by `rla-gym collect`")
     offsets, span = episode_offsets(dataset.lengths), chunks * length
-    episodes = [int(i) for i in dataset.split(split) if dataset.lengths[i] > span]
-    if not episodes:
+    episodes = dataset.split(split, span)
+    if not len(episodes):
         raise ValueError(
             f"no {split} episode of {dataset.root} is longer than {span} frames; lower --chunks or collect longer "
             "episodes"
         )
-    first = torch.tensor([int(offsets[i]) for i in episodes])
+    first = torch.from_numpy(offsets[episodes])
     frames = first[:, None] + torch.arange(0, span + 1, length)
-    recorded = [dataset.episode(i) for i in episodes]
-    actions = torch.stack([torch.from_numpy(episode.actions[:span]) for episode in recorded])
+    actions = np.stack([dataset.episode(int(index), ()).actions[:span] for index in episodes])
+    return Recorded(
+        episodes=episodes,
+        start=features[first].float(),
+        real=features[frames[:, 1:]].float(),
+        actions=torch.from_numpy(actions).view(len(episodes), chunks, length, -1),
+        kinds=np.array([dataset.kinds[i] for i in episodes]),
+        frames=frames,
+    )
+
+
+def held_out_episodes(
+    dataset: EpisodeDataset, split: str, features: Tensor, states: Tensor, *, chunks: int, length: int
+) -> HeldOut:
+    """What :func:`recorded_episodes` gives, with the simulator's truth.
+
+    Args:
+        dataset, split, features, chunks, length: see there.
+        states: simulator states ``(F, 7)`` of all frames.
+
+    Raises:
+        ValueError: none is long enough, or the dataset has no column ``next.success``.
+    """
+    if LABEL not in dataset.columns:
+        raise ValueError(f"{dataset.root} has no column {LABEL}; collect data by `rla-gym collect`")
+    recorded = recorded_episodes(dataset, split, features, chunks=chunks, length=length)
+    labels = [dataset.episode(int(index), (LABEL,)).columns[LABEL] for index in recorded.episodes]
     # This column describes the state after an action, which is the next frame.
-    succeeded = [episode.columns["next.success"][length - 1 : span : length] for episode in recorded]
+    succeeded = [label[length - 1 : chunks * length : length] for label in labels]
+    first, after = recorded.frames[:, :1], recorded.frames[:, 1:]
     return HeldOut(
-        features[first].float(),
-        features[frames[:, 1:]].float(),
-        actions.view(len(episodes), chunks, length, -1),
-        states[frames[:, 1:]],
-        (states[frames[:, 1:], 2] - states[first, None, 2] > LIFTED_METRES).numpy(),
-        np.array(succeeded, bool).reshape(len(episodes), chunks),
-        np.array([dataset.kinds[i] for i in episodes]),
-        frames,
+        **vars(recorded),
+        truth=states[after],
+        lifted=(states[after, 2] - states[first, 2] > LIFTED_METRES).numpy(),
+        succeeded=np.array(succeeded, bool).reshape(after.shape),
     )
 
 

@@ -4,7 +4,7 @@ In recorded episodes the actions can reveal the outcome: a script goes down agai
 stands. A world that reads the outcome off them is right on every held-out episode of that script, and wrong for a
 policy, which goes up in any case. So actions are exchanged: an episode is replayed in the simulator up to shortly after
 the gripper closed or opened, and goes on with what *another* episode did after such a moment. The dream predicts the
-same.
+same. Data that cannot be replayed have no such truth; :mod:`benchmarks.exchanged_actions` says what they tell.
 """
 
 from __future__ import annotations
@@ -21,18 +21,34 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.statistics import resampled_means, wilson_interval
-from benchmarks.moments import Moment, Replay, exchanged, find_moments, replay
-from benchmarks.plots import plot_bars
+from benchmarks.error_ratio import error_ratio
+from benchmarks.exchanged_actions import (
+    Distances,
+    Futures,
+    distance_rows,
+    distances,
+    dreams,
+    find_windows,
+    futures,
+)
+from benchmarks.moments import Moment, Replay, can_be_replayed, exchanged, find_moments, replay
+from benchmarks.picture_errors import sized
+from benchmarks.plots import plot_bars, save_strips
 from benchmarks.results import Row, print_rows, provenance, write_rows
 from rewards import SuccessDetector
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.tasks import get_task
 from world_models.base import WorldModel
+from world_models.config import WorldConfig
 from world_models.data.episodes import EpisodeDataset
-from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.data.feature_cache import cache_features, cache_frames, episode_offsets
 from world_models.files import beside
-from world_models.io import dynamics_in, load_encoder, load_model, read_config, world_folder
+from world_models.io import default_dynamics, dynamics_in, load_encoder, load_model, read_config, world_folder
 from world_models.open_loop import open_loop
+from world_models.training.checks import check_fits
+
+EXAMPLES = 3
+"""Windows of the film strip."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +56,15 @@ class InterventionsConfig:
     """Settings of the benchmark of interventions.
 
     Attributes:
-        data: the dataset, as `rla-gym collect` records it; it may be one that the world was not trained on,
-            such as rollouts of the policy that is in question.
+        data: any LeRobotDataset that fits the world; replayed in the simulator if `rla-gym collect` recorded it. It
+            may be one that the world was not trained on, such as rollouts of the policy that is in question.
         world: bundled name, path or ``hf://owner/name``.
         split: which episodes: train, validation, report or, of a dataset that the world was not trained on, all.
-        chunks: action chunks in a dream; all but the first are exchanged.
+        chunks: action chunks in a dream. All are exchanged; where episodes are replayed, all but the first.
         prediction_lengths: further numbers of actions after which the world predicts a state, beside its own.
         seed: of the exchange and of the flow's noise.
         cache: folder of the feature cache; None for ``<data>/cache``.
-        out: JSON of the result rows.
+        out: JSON of the result rows; pictures lie beside it.
         progress: show a progress bar.
     """
 
@@ -79,29 +95,96 @@ class Branches:
 
 
 def run(config: InterventionsConfig) -> list[Row]:
-    """Measure, print, write JSON and picture; returns the rows.
+    """Measure, print, write JSON and pictures; returns the rows.
 
     Raises:
-        ValueError: fewer than two chunks, no such split, data of another task or that `rla-gym collect` did not
-            record, or in which the gripper changes near the cube less than twice.
-        ImportError: robosuite is not installed.
+        ValueError: too few chunks, no such split, data that do not fit the world, or too few episodes; of data that can
+            be replayed also another task, or fewer than two times at which the gripper changes near the cube.
+        ImportError: the data can be replayed, and robosuite is not installed.
     """
-    if config.chunks < 2:
-        raise ValueError(f"chunks={config.chunks} leaves no actions to exchange after the first chunk; give 2 or more")
     folder = world_folder(config.world)
-    dataset, world = EpisodeDataset(config.data), read_config(folder)
-    moments = find_moments(dataset, config.split, config.chunks * world.chunk_length)
-    if dataset.columns["simulator.state"] != (get_task(world.task).state_dim,):
-        raise ValueError(
-            f"{config.data} was recorded of another task than that of the world {config.world}, {world.task}"
-        )
-    models = {
+    world = read_config(folder)
+    dataset = EpisodeDataset(config.data, usual_camera=world.camera)
+    replayed = can_be_replayed(dataset)
+    least = 2 if replayed else 1
+    if config.chunks < least:
+        raise ValueError(f"chunks={config.chunks} leaves no actions to exchange; give {least} or more")
+    return (_against_replays if replayed else _against_recordings)(config, folder, world, dataset)
+
+
+def _load_models(config: InterventionsConfig, folder: Path) -> dict[tuple[str, str], WorldModel]:
+    """Every dynamics of the world with every length of prediction, by its name and the end of its settings."""
+    return {
         (name, "" if length is None else f",prediction_length={length}"): load_model(
             folder, name, prediction_length=length
         )
         for name in dynamics_in(folder)
         for length in (None, *config.prediction_lengths)
     }
+
+
+def _against_recordings(
+    config: InterventionsConfig, folder: Path, world: WorldConfig, dataset: EpisodeDataset
+) -> list[Row]:
+    """Of data without a simulator: dreams under other actions against recorded futures."""
+    check_fits(dataset, world)
+    models, length = _load_models(config, folder), world.chunk_length
+    windows = find_windows(dataset, config.split, config.chunks * length, np.random.default_rng(config.seed))
+    cache = config.cache or config.data / "cache"
+    features = torch.from_numpy(cache_features(dataset, load_encoder(folder), cache))
+    found: dict[tuple[str, str], list[Distances]] = {key: [] for key in models}
+    strips: list[dict[str, np.ndarray]] = []
+    frames, shown = cache_frames(dataset, cache), default_dynamics(folder)
+    for recorded in futures(dataset, features, windows, chunks=config.chunks, length=length):
+        for key, model in models.items():
+            imagined = dreams(model, recorded, config.seed)
+            found[key].append(distances(recorded, imagined))
+            if key == (shown, "") and not strips:
+                strips = [_strips(model, recorded, imagined, frames, k) for k in range(len(recorded.start))[:EXAMPLES]]
+    facts = {"bench": "interventions", "task": world.task, "seeds": f"exchange {config.seed}"} | provenance()
+    rows: list[Row] = []
+    for (name, ending), parts in found.items():
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        rows += distance_rows(joined, windows.episodes, config.seed, ending, method=name, **facts)
+    write_rows(config.out, rows)
+    last = [row for row in rows if f"chunks={config.chunks}" in row.setting.split(",")]
+    plot_bars(
+        [replace(row, setting=row.setting.replace(f",chunks={config.chunks}", "")) for row in last],
+        beside(config.out, ".png"),
+    )
+    titles = [f"episode {windows.episodes[k]}" for k in range(len(strips))]
+    times = [chunk * length / dataset.fps for chunk in range(config.chunks + 1)]
+    save_strips(strips, titles, times, beside(config.out, "_film_strip.png"))
+    for choice, whose in (("own", "their own actions"), ("exchanged", "another's actions"), ("zero", "zero actions")):
+        part = [row for row in rows if row.setting.startswith(f"actions={choice},")]
+        short = [replace(row, setting=row.setting.removeprefix(f"actions={choice},")) for row in part]
+        print_rows(short, f"{len(windows.frames)} windows of {config.split} episodes, dreamed under {whose}")
+    return rows
+
+
+def _strips(
+    model: WorldModel, recorded: Futures, imagined: dict[str, Tensor], frames: np.ndarray, window: int
+) -> dict[str, np.ndarray]:
+    """Pictures ``(M + 1, S, S, 3)`` uint8 of one window: both recordings, and the dream under each choice."""
+    own, other = (sized(frames[rows[window]], model.image_size).numpy() for rows in recorded.rows)
+    start = recorded.start[window : window + 1]
+    dreamed = {name: model.decode(torch.cat([start, states[window]])).numpy() for name, states in imagined.items()}
+    return {
+        "real": own, "own actions": dreamed["own"], "another's actions": dreamed["exchanged"],
+        "zero actions": dreamed["zero"], "real, the other": other,
+    }  # fmt: skip
+
+
+def _against_replays(
+    config: InterventionsConfig, folder: Path, world: WorldConfig, dataset: EpisodeDataset
+) -> list[Row]:
+    """Of data from `rla-gym collect`: dreams under other actions against what the simulator makes of these."""
+    moments = find_moments(dataset, config.split, config.chunks * world.chunk_length)
+    if dataset.columns["simulator.state"] != (get_task(world.task).state_dim,):
+        raise ValueError(
+            f"{config.data} was recorded of another task than that of the world {config.world}, {world.task}"
+        )
+    models = _load_models(config, folder)
     detector = SuccessDetector.load(folder)
     moments, replays = _replay_all(config, dataset, moments, world.task, world.chunk_length)
     features = torch.from_numpy(cache_features(dataset, load_encoder(folder), config.cache or config.data / "cache"))
@@ -206,7 +289,6 @@ def _outcome_rows(predicted: np.ndarray, happened: np.ndarray, seed: int, rest: 
 def _token_row(imagined: Tensor, real: Tensor, start: Tensor, seed: int, rest: dict[str, str]) -> Row:
     """Error of the states after the last chunk ``(n, L, C)`` over that of no change."""
     ours, theirs = ((part - real).abs().mean(dim=(1, 2)).numpy()[None] for part in (imagined, start))
-    samples = resampled_means(ours, seed=seed) / resampled_means(theirs, seed=seed)
+    value, samples = error_ratio(ours, theirs, seed)
     low, high = map(float, np.quantile(samples, [0.025, 0.975]))
-    value = float(ours.mean() / theirs.mean())
     return Row(metric="token_l1_vs_persistence", value=value, low=low, high=high, n=ours.size, unit="1", **rest)

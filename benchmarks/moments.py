@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.exchanged_actions import partners
 from rla_gym.ground_truth.env import RobosuiteEnv
 from world_models.data.episodes import EpisodeDataset
 
@@ -47,6 +48,11 @@ class Replay:
     frame: np.ndarray
     proprioception: np.ndarray
     success: bool
+
+
+def can_be_replayed(dataset: EpisodeDataset) -> bool:
+    """Whether the simulator's state and reset seeds are there, by which `rla-gym collect` lets episodes be replayed."""
+    return "simulator.state" in dataset.columns and None not in dataset.seeds
 
 
 def find_moments(dataset: EpisodeDataset, split: str, span: int) -> list[Moment]:
@@ -91,8 +97,8 @@ def exchanged(moments: list[Moment], rng: np.random.Generator) -> list[Moment]:
     """For each moment another one of the same sort; every one is taken once."""
     others = list(moments)
     for gripper in dict.fromkeys(moment.gripper for moment in moments):
-        members = rng.permutation([k for k, moment in enumerate(moments) if moment.gripper == gripper])
-        for k, other in zip(members, np.roll(members, 1), strict=True):
+        members = [k for k, moment in enumerate(moments) if moment.gripper == gripper]
+        for k, other in partners(members, rng).items():
             others[k] = moments[other]
     return others
 

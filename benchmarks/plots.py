@@ -18,15 +18,28 @@ from benchmarks.results import Row
 RATES = ("success_rate", "dream_success_rate")
 COLOURS = {
     "residual_flow": "#0b6e99", "regression": "#d9730d", "score_sampler": "#0f7b6c", "rla_wm": "#6940a5",
-    "persistence": "#9b9a97",
+    "persistence": "#9b9a97", "real frames": "#37352f",
 }  # fmt: skip
+
+
+HORIZON_METRICS = (
+    "token_l1_vs_persistence", "cube_error_cm", "eef_error_cm", "gripper_error_cm", "pixel_l1_vs_persistence",
+    "pixel_l1_vs_background", "ssim", "proprioception_vs_persistence",
+)  # fmt: skip
+"""Metrics that have a panel over the horizon, where they were measured."""
+_PANELS_IN_A_ROW = 4
 
 
 def plot_horizon(rows: list[Row], path: Path) -> None:
     """Curves over the horizon, one panel per metric, with 95 % bands."""
-    metrics = ["token_l1_vs_persistence", "cube_error_cm", "eef_error_cm", "gripper_error_cm"]
-    figure, axes = plt.subplots(1, len(metrics), figsize=(4 * len(metrics), 3.4), constrained_layout=True)
-    for axis, metric in zip(axes, metrics, strict=True):
+    metrics = [metric for metric in HORIZON_METRICS if any(row.metric == metric for row in rows)]
+    height = -(-len(metrics) // _PANELS_IN_A_ROW)
+    figure, axes = plt.subplots(
+        height, _PANELS_IN_A_ROW, figsize=(4 * _PANELS_IN_A_ROW, 3.4 * height), constrained_layout=True, squeeze=False
+    )
+    for axis in axes.flat[len(metrics) :]:
+        axis.remove()
+    for axis, metric in zip(axes.flat, metrics, strict=False):
         for method, colour in COLOURS.items():
             chosen = [row for row in rows if row.metric == metric and row.method == method]
             if not chosen:
@@ -38,30 +51,52 @@ def plot_horizon(rows: list[Row], path: Path) -> None:
             axis.fill_between(chunks, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set(title=metric.replace("_", " "), xlabel="action chunks, open loop", ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}  # pictures have a method more
+    axes[0, 0].legend(lines.values(), lines.keys(), frameon=False)
     _save(figure, path)
 
 
-def save_film_strip(real: list[np.ndarray], dream: list[np.ndarray], titles: list[str], path: Path) -> None:
+def save_film_strip(
+    real: list[np.ndarray], dream: list[np.ndarray], titles: list[str], times: list[float], path: Path
+) -> None:
     """Real, dream and difference of a few episodes, one column per chunk.
 
     Args:
         real, dream: per episode ``(M + 1, H, W, 3)`` uint8.
         titles: per episode.
+        times: of the columns, ``M + 1`` in seconds.
         path: PNG to write.
     """
-    columns = len(real[0])
-    figure, axes = plt.subplots(3 * len(real), columns, figsize=(1.3 * columns, 1.3 * 3 * len(real)), squeeze=False)
-    for index, (truth, imagined, title) in enumerate(zip(real, dream, titles, strict=True)):
-        difference = 255 - np.abs(truth.astype(int) - imagined.astype(int)).clip(0, 255).astype(np.uint8)
-        for offset, (name, strip) in enumerate((("real", truth), ("dream", imagined), ("difference", difference))):
-            for column in range(columns):
-                axis = axes[3 * index + offset, column]
-                axis.imshow(strip[column])
-                axis.set(xticks=[], yticks=[])
-                if column == 0:
-                    axis.set_ylabel(f"{title}\n{name}" if offset == 0 else name, fontsize=7)
-    figure.subplots_adjust(left=0.06, right=1, top=1, bottom=0, wspace=0.02, hspace=0.02)
+    episodes = []
+    for truth, imagined in zip(real, dream, strict=True):
+        difference = 255 - np.abs(truth.astype(int) - imagined.astype(int)).astype(np.uint8)
+        episodes.append({"real": truth, "dream": imagined, "difference": difference})
+    save_strips(episodes, titles, times, path)
+
+
+def save_strips(episodes: list[dict[str, np.ndarray]], titles: list[str], times: list[float], path: Path) -> None:
+    """Strips of pictures, those of an episode below each other, with the time above each column.
+
+    Args:
+        episodes: of each one the strips ``(M + 1, H, W, 3)`` uint8 by their names, the same ones of all.
+        titles: per episode.
+        times: of the columns, ``M + 1`` in seconds.
+        path: PNG to write.
+    """
+    strips = [(name if row else f"{title}\n{name}", strip) for episode, title in zip(episodes, titles, strict=True)
+              for row, (name, strip) in enumerate(episode.items())]  # fmt: skip
+    size = (1.3 * len(times) + 0.5, 1.3 * len(strips) + 0.3)
+    figure, axes = plt.subplots(len(strips), len(times), figsize=size, squeeze=False)
+    for (name, strip), row in zip(strips, axes, strict=True):
+        row[0].set_ylabel(name, fontsize=7)
+        for axis, picture in zip(row, strip, strict=True):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+    for axis, time in zip(axes[0], times, strict=True):
+        axis.set_title(f"{time:.3g} s", fontsize=8)
+    edges = {"left": 0.5 / size[0], "right": 1, "top": 1 - 0.3 / size[1], "bottom": 0}
+    figure.subplots_adjust(**edges, wspace=0.02, hspace=0.02)
     _save(figure, path)
 
 

@@ -17,27 +17,56 @@ COLUMNS = ("simulator.cube_position", "simulator.eef_position", "simulator.gripp
 LIFTED_METRES = 0.02  # success in robosuite: the centre 4 cm above the table, and a cube at rest has it at 2 cm
 
 
-@dataclass(frozen=True)
-class RolloutErrors:
-    """Errors of E imagined episodes after each of M chunks.
+@dataclass(frozen=True, kw_only=True)
+class TokenErrors:
+    """Errors of E imagined episodes after each of M chunks, in tokens: what every dataset tells.
 
     Attributes:
         token: mean absolute error of a number of the state ``(E, M)``.
         persistence: the same of predicting no change since the first frame ``(E, M)``.
         still: error, and persistence's, over the quarter of the tokens that moved least, two of ``(E, M)``.
-        centimetres: of each quantity, distance ``(E, M)`` between what a probe reads and the simulator's truth.
         spread_ratio: spread over episodes of imagined states over that of real ones ``(M,)``.
-        lifted: whether the probe reads a lifted cube after each chunk ``(E, M)`` bool.
         uncertainty: the model's own expectation of ``token`` ``(E, M)``, where it has one.
     """
 
     token: np.ndarray
     persistence: np.ndarray
     still: tuple[np.ndarray, np.ndarray]
-    centimetres: dict[str, np.ndarray]
     spread_ratio: np.ndarray
-    lifted: np.ndarray
     uncertainty: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutErrors(TokenErrors):
+    """The same, and what only the simulator's truth tells.
+
+    Attributes:
+        centimetres: of each quantity, distance ``(E, M)`` between what a probe reads and the simulator's truth.
+        lifted: whether the probe reads a lifted cube after each chunk ``(E, M)`` bool.
+    """
+
+    centimetres: dict[str, np.ndarray]
+    lifted: np.ndarray
+
+
+def token_errors(imagined: Tensor, real: Tensor, start: Tensor, uncertainty: Tensor | None = None) -> TokenErrors:
+    """Compare a rollout with the states that were recorded.
+
+    Args:
+        imagined, real: states ``(E, M, L, C)`` after each chunk.
+        start: first states ``(E, L, C)``.
+        uncertainty: ``(E, M)`` or None.
+    """
+    error = (imagined - real).abs().mean(dim=3)
+    motion = (start[:, None] - real).abs().mean(dim=3)
+    least = motion.argsort(dim=2)[:, :, : motion.shape[2] // 4]
+    return TokenErrors(
+        token=error.mean(dim=2).numpy(),
+        persistence=motion.mean(dim=2).numpy(),
+        still=(error.gather(2, least).mean(dim=2).numpy(), motion.gather(2, least).mean(dim=2).numpy()),
+        spread_ratio=(spread(imagined) / spread(real)).numpy(),
+        uncertainty=None if uncertainty is None else uncertainty.numpy(),
+    )
 
 
 def rollout_errors(
@@ -57,26 +86,24 @@ def rollout_errors(
         probe: reads those out of states.
         uncertainty: ``(E, M)`` or None.
     """
-    error = (imagined - real).abs().mean(dim=3)
-    motion = (start[:, None] - real).abs().mean(dim=3)
-    least = motion.argsort(dim=2)[:, :, : motion.shape[2] // 4]
     read = torch.stack([probe(states) for states in imagined.unbind(dim=1)], dim=1)
     return RolloutErrors(
-        token=error.mean(dim=2).numpy(),
-        persistence=motion.mean(dim=2).numpy(),
-        still=(error.gather(2, least).mean(dim=2).numpy(), motion.gather(2, least).mean(dim=2).numpy()),
+        **vars(token_errors(imagined, real, start, uncertainty)),
         centimetres={
             name: (read[:, :, part] - truth[:, :, part]).norm(dim=2).numpy() * 100 for name, part in QUANTITIES.items()
         },
-        spread_ratio=(spread(imagined) / spread(real)).numpy(),
         lifted=((read[:, :, 2] - probe(start)[:, None, 2]) > LIFTED_METRES).numpy(),
-        uncertainty=None if uncertainty is None else uncertainty.numpy(),
     )
 
 
 def spread(states: Tensor) -> Tensor:
     """Mean standard deviation over episodes ``(M,)`` of states ``(E, M, L, C)``; zero where there is one."""
     return states.std(dim=0, correction=0).mean(dim=(1, 2))
+
+
+def has_simulator_columns(dataset: EpisodeDataset) -> bool:
+    """Whether :func:`simulator_states` has something to read: `rla-gym collect` recorded the dataset."""
+    return all(name in dataset.columns for name in COLUMNS)
 
 
 def simulator_states(dataset: EpisodeDataset) -> Tensor:

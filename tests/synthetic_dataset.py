@@ -9,15 +9,18 @@ import numpy as np
 from world_models.data.episodes import EpisodeDataset, EpisodeWriter
 
 
-def write_moving_square(root: Path, *, episodes: int = 20, length: int = 24, size: int = 32) -> EpisodeDataset:
-    """Write the dataset; the square's position rides along in the columns that evaluation reads."""
-    columns: dict[str, tuple[int, ...]] = {
-        "observation.state": (2,),
-        "next.success": (1,),
-        "simulator.cube_position": (3,),
-        "simulator.eef_position": (3,),
-        "simulator.gripper_opening": (1,),
-    }
+def write_moving_square(
+    root: Path, *, episodes: int = 20, length: int = 24, size: int = 32, simulator: bool = True
+) -> EpisodeDataset:
+    """Write the dataset; the square's position rides along in the columns that evaluation reads.
+
+    Without ``simulator`` it has only the columns of a robot's own recordings.
+    """
+    columns: dict[str, tuple[int, ...]] = {"observation.state": (2,), "next.success": (1,)}
+    if simulator:
+        columns |= {
+            "simulator.cube_position": (3,), "simulator.eef_position": (3,), "simulator.gripper_opening": (1,),
+        }  # fmt: skip
     writer = EpisodeWriter(
         root, fps=20, instruction="move the square", camera="observation.images.front", image_size=size,
         action_names=("x", "y", "z", "gripper"), columns=columns, robot_type="square",
@@ -36,15 +39,15 @@ def write_moving_square(root: Path, *, episodes: int = 20, length: int = 24, siz
             place = np.clip(place + action[:2] * 2, 0, size - 7)
         success = index % 2 == 0
         position = np.array(places, np.float32)
+        recorded = {
+            "observation.state": position[:, :2],
+            "next.success": np.repeat([[False], [success]], [length - 1, 1], axis=0),
+            "simulator.cube_position": position,
+            "simulator.eef_position": position,
+            "simulator.gripper_opening": position[:, :1],
+        }
         writer.write(
-            index, np.stack(frames), actions,
-            {
-                "observation.state": position[:, :2],
-                "next.success": np.repeat([[False], [success]], [length - 1, 1], axis=0),
-                "simulator.cube_position": position,
-                "simulator.eef_position": position,
-                "simulator.gripper_opening": position[:, :1],
-            },
+            index, np.stack(frames), actions, {name: recorded[name] for name in columns},
             kind="expert" if success else "near_miss", success=success, seed=index,
         )  # fmt: skip
     writer.finish()
