@@ -22,6 +22,7 @@ from agents.settings import check_positive, json_settings
 from rewards import SuccessDetector
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.data_of_world import open_data
 from world_models.devices import choose_device
 from world_models.disk_space import check_writable
 from world_models.files import weights_digest
@@ -139,7 +140,7 @@ def train_iql(config: IQLConfig) -> Path:
     device = choose_device(config.device)
     folder = world_folder(config.world)
     world = read_config(folder)
-    dataset = EpisodeDataset(config.data, camera=config.camera, usual_camera=world.camera, reading=world.reading)
+    dataset = open_data(config.data, world, config.camera)
     check_fits(dataset, world)
     encoder = load_encoder(folder, device)
     features = cache_features(dataset, encoder, config.cache or config.data / "cache")

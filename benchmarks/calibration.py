@@ -37,7 +37,7 @@ from benchmarks.proper_scores import (
 from benchmarks.results import Row, print_rows, provenance, write_rows
 from benchmarks.rollout_errors import LIFTED_METRES, QUANTITIES, spread
 from world_models.base import WorldModel
-from world_models.data.episodes import EpisodeDataset
+from world_models.data_of_world import open_data
 from world_models.files import beside, weights_digest
 from world_models.io import dynamics_in, load_model, read_config, world_folder
 from world_models.mixer.dynamics import RegressionWorldModel
@@ -106,7 +106,8 @@ def run(config: CalibrationConfig) -> list[Row]:
         raise ValueError("no world is named; give at least one with --world")
     if config.draws < 2:
         raise ValueError(f"draws={config.draws} must be at least 2: a spread takes several")
-    dataset, folders = EpisodeDataset(config.data), [world_folder(name) for name in config.world]
+    folders = [world_folder(name) for name in config.world]
+    dataset = open_data(config.data, read_config(folders[0]))
     views = Views(
         dataset, config.split, config.cache or config.data / "cache", chunks=config.chunks, probe=config.probe
     )

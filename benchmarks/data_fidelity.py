@@ -59,8 +59,8 @@ class DataFidelity:
         """
         model = next(iter(models.values()))  # the decoder is one for all
         self._measure_decoder(folder, model, features, recorded)
-        real = sized(self._frames[recorded.frames.numpy()], model.image_size)
-        background = sized(self._background, model.image_size)
+        real = sized(self._frames[recorded.frames.numpy()], model.frame_shape)
+        background = sized(self._background, model.frame_shape)
         shown = {name: decoded(model, states) for name, states in imagined.items()}
         shown[_BASELINE] = real[:, :1].expand_as(real[:, 1:])
         shown[_REAL] = decoded(model, recorded.real)
@@ -110,7 +110,7 @@ class DataFidelity:
         places = np.stack(
             [np.linspace(offsets[i], offsets[i + 1] - 1, _DECODED).astype(np.int64) for i in recorded.episodes]
         )
-        real, background = (sized(pictures, model.image_size) for pictures in (self._frames[places], self._background))
+        real, background = (sized(pictures, model.frame_shape) for pictures in (self._frames[places], self._background))
         errors = picture_errors(decoded(model, features[torch.from_numpy(places[:, 1:])]), real, background)
         self._decoder.append(errors)
         ratio = float(errors.pixel.mean() / errors.background.mean())

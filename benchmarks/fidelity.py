@@ -29,6 +29,7 @@ from rla_gym.tasks import TASKS, episode_chunks, get_task
 from world_models.base import WorldModel
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, cache_frames
+from world_models.data_of_world import open_data
 from world_models.files import beside
 from world_models.io import (
     DYNAMICS,
@@ -101,7 +102,7 @@ def run(config: FidelityConfig) -> list[Row]:
         raise ValueError("no world is named; give at least one with --world")
     folders = [world_folder(name) for name in config.world]
     first = read_config(folders[0])
-    dataset = EpisodeDataset(config.data, usual_camera=first.camera)
+    dataset = open_data(config.data, first)
     for folder in folders:
         check_fits(dataset, read_config(folder))
     chunks = config.chunks or episode_chunks(first.task)
@@ -269,7 +270,7 @@ def _save_film_strip(
     states = [torch.cat([recorded.start[k : k + 1], imagined[k]]) for k in examples]
     length = recorded.actions.shape[2]
     save_film_strip(
-        [sized(frames[recorded.frames[k].numpy()], model.image_size).numpy() for k in examples],
+        [sized(frames[recorded.frames[k].numpy()], model.frame_shape).numpy() for k in examples],
         [model.decode(of_episode).numpy() for of_episode in states],
         [f"{recorded.kinds[k]} {recorded.episodes[k]}" for k in examples],
         [chunk * length / fps for chunk in range(imagined.shape[1] + 1)],

@@ -24,6 +24,7 @@ from benchmarks.moments import Moment, find_moments, reset_as_recorded
 from rla_gym.ground_truth.env import RobosuiteEnv
 from rla_gym.ground_truth.hidden_causes import HiddenCauses
 from world_models.data.episodes import EpisodeDataset
+from world_models.data_of_world import open_data
 from world_models.encoders.state import StateEncoder
 from world_models.files import read_json, save_json
 from world_models.io import load_encoder, read_config, world_folder
@@ -89,8 +90,9 @@ def run(config: HiddenTruthConfig) -> int:
     Raises:
         ValueError: the folder holds replays of other settings, or the data lack what replays need.
     """
-    dataset, folder = EpisodeDataset(config.data), world_folder(config.world)
+    folder = world_folder(config.world)
     world = read_config(folder)
+    dataset = open_data(config.data, world)
     moments = _moments(dataset, config, config.chunks * world.chunk_length, world.chunk_length)
     settings = {
         "data": dataset.fingerprint(), "encoder": load_encoder(folder).fingerprint(), "chunks": config.chunks,
@@ -227,7 +229,8 @@ def _begin(config: HiddenTruthConfig, settings: dict[str, Any]) -> None:
     except ImportError as error:
         _WORKER["error"] = error  # raised by the first moment, in the parent
         return
-    _WORKER.update(env=env, encoder=load_encoder(world_folder(config.world)), dataset=EpisodeDataset(config.data))
+    folder = world_folder(config.world)
+    _WORKER.update(env=env, encoder=load_encoder(folder), dataset=open_data(config.data, read_config(folder)))
     _WORKER.update(settings=settings)
 
 

@@ -42,6 +42,7 @@ from world_models.base import WorldModel
 from world_models.config import WorldConfig
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import cache_features, cache_frames, episode_offsets
+from world_models.data_of_world import open_data
 from world_models.files import beside
 from world_models.io import default_dynamics, dynamics_in, load_encoder, load_model, read_config, world_folder
 from world_models.open_loop import open_loop
@@ -104,7 +105,7 @@ def run(config: InterventionsConfig) -> list[Row]:
     """
     folder = world_folder(config.world)
     world = read_config(folder)
-    dataset = EpisodeDataset(config.data, usual_camera=world.camera)
+    dataset = open_data(config.data, world)
     replayed = can_be_replayed(dataset)
     least = 2 if replayed else 1
     if config.chunks < least:
@@ -166,7 +167,7 @@ def _strips(
     model: WorldModel, recorded: Futures, imagined: dict[str, Tensor], frames: np.ndarray, window: int
 ) -> dict[str, np.ndarray]:
     """Pictures ``(M + 1, S, S, 3)`` uint8 of one window: both recordings, and the dream under each choice."""
-    own, other = (sized(frames[rows[window]], model.image_size).numpy() for rows in recorded.rows)
+    own, other = (sized(frames[rows[window]], model.frame_shape).numpy() for rows in recorded.rows)
     start = recorded.start[window : window + 1]
     dreamed = {name: model.decode(torch.cat([start, states[window]])).numpy() for name, states in imagined.items()}
     return {

@@ -93,25 +93,25 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
 
 
 def decoded(model: WorldModel, states: Tensor) -> Tensor:
-    """Pictures ``(E, M, S, S, 3)`` uint8 of states ``(E, M, L, C)``."""
+    """Pictures ``(E, M, H, W, 3)`` uint8 of states ``(E, M, L, C)``."""
     pictures = [model.decode(batch.float()) for batch in states.flatten(0, 1).split(_BATCH)]
     return torch.cat(pictures).unflatten(0, states.shape[:2])
 
 
-def sized(pictures: np.ndarray, side: int) -> Tensor:
-    """Recorded pictures ``(..., H, W, 3)`` uint8 at the side of a world's own, ``(..., side, side, 3)`` uint8."""
+def sized(pictures: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """Recorded pictures ``(..., H, W, 3)`` uint8 in the height and width of a world's, ``(..., *shape, 3)`` uint8."""
     tensor = torch.from_numpy(np.array(pictures))
-    if tensor.shape[-3:-1] == (side, side):
+    if tensor.shape[-3:-1] == shape:
         return tensor
     images = F.interpolate(
         _in_unit_range(tensor.reshape(-1, *tensor.shape[-3:])),
-        (side, side),
+        shape,
         mode="bilinear",
         antialias=True,
         align_corners=False,
     )
     rounded = images.clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return rounded.reshape(*tensor.shape[:-3], side, side, 3)
+    return rounded.reshape(*tensor.shape[:-3], *shape, 3)
 
 
 def background_of(dataset: EpisodeDataset, frames: np.ndarray) -> np.ndarray:

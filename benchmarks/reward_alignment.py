@@ -20,7 +20,7 @@ from rewards.video_aligned import REWARDS
 from rla_gym.initial_states import nearest_demonstration
 from rla_gym.tasks import episode_chunks
 from world_models.data.demonstrations import Demonstrations
-from world_models.data.episodes import EpisodeDataset
+from world_models.data_of_world import open_data
 from world_models.files import beside
 from world_models.io import dynamics_in, load_model, read_config, world_folder
 from world_models.open_loop import open_loop
@@ -64,7 +64,8 @@ def run(config: RewardAlignmentConfig) -> list[Row]:
         ValueError: the data lack simulator columns, no episode is long enough, or none succeeds or none fails.
     """
     folder = world_folder(config.world)
-    dataset, world = EpisodeDataset(config.data), read_config(folder)
+    world = read_config(folder)
+    dataset = open_data(config.data, world)
     chunks = config.chunks or episode_chunks(world.task, world.max_chunks)
     cache = config.cache or config.data / "cache"
     held_out = Views(dataset, config.split, cache, chunks=chunks).of(folder).held_out

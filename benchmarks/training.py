@@ -21,6 +21,7 @@ from benchmarks.speed import take_turns
 from world_models.config import WorldConfig
 from world_models.data.episodes import EpisodeDataset
 from world_models.data.feature_cache import CPU_BATCH, cache_features, cache_frames, encode_episodes
+from world_models.data_of_world import open_data
 from world_models.devices import choose_device, has_bfloat16
 from world_models.encoders.state import StateEncoder
 from world_models.io import load_encoder, read_config, world_folder
@@ -77,7 +78,8 @@ def run(config: TrainingConfig) -> list[Row]:
         raise ValueError(f"rounds={config.rounds}: give 2 to 10, for an interval over them")
     if config.batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {config.batch_size}")
-    dataset, folder = EpisodeDataset(config.data), world_folder(config.world)
+    folder = world_folder(config.world)
+    dataset = open_data(config.data, read_config(folder))
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -14,6 +14,7 @@ from rewards.success import SuccessDetector
 from world_models.base import WorldModel
 from world_models.data.episodes import SPLITS, EpisodeDataset
 from world_models.data.feature_cache import cache_features, episode_offsets
+from world_models.data_of_world import open_data
 from world_models.io import dynamics_in, load_encoder, load_model, read_config
 from world_models.open_loop import open_loop
 from world_models.training.checks import check_fits
@@ -47,7 +48,7 @@ def fit_world_success(world: Path, data: Path, cache: Path | None = None, *, chu
             fit the world.
     """
     config = read_config(world)
-    dataset = EpisodeDataset(data, usual_camera=config.camera, reading=config.reading)
+    dataset = open_data(data, config)
     check_fits(dataset, config)
     features = cache_features(dataset, load_encoder(world), cache or data / "cache")
     offsets = episode_offsets(dataset.lengths)

@@ -174,9 +174,9 @@ def test_recorded_pictures_are_compared_at_the_worlds_own_size(data: EpisodeData
     frames = np.concatenate([data.frames(index) for index in range(len(data))])
     background = background_of(data, frames)
     assert np.abs(background.astype(int) - 120).max() <= 2  # the square is nowhere most of the time
-    assert sized(frames[:6].reshape(2, 3, 32, 32, 3), 16).shape == (2, 3, 16, 16, 3)
-    assert sized(background, 16).shape == (16, 16, 3)
-    np.testing.assert_array_equal(sized(background, 32).numpy(), background)
+    assert sized(frames[:6].reshape(2, 3, 32, 32, 3), (16, 16)).shape == (2, 3, 16, 16, 3)
+    assert sized(background, (16, 16)).shape == (16, 16, 3)
+    np.testing.assert_array_equal(sized(background, (32, 32)).numpy(), background)
 
 
 def test_last_states_lead_to_the_last_frame(data: EpisodeDataset, world: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from agents.bc import BCConfig, train_bc
 from agents.policies.io import load_policy
+from benchmarks import fidelity, interventions
 from rewards.fit_success import fit_world_success
 from rla_gym.trained_world import describe_trained_world
 from tests.foreign_dataset import ACTION_NAMES, CAMERAS, HEIGHT, WIDTH, foreign_actions, foreign_frames, write_foreign
@@ -262,3 +263,17 @@ def test_two_cameras_are_seen_side_by_side(foreign: Path, tmp_path: Path) -> Non
     again = replace(config, out=tmp_path / "later", camera=(), start_from=str(tmp_path / "world"))
     train(again)
     assert load_model(tmp_path / "later", "regression").config.cameras == CAMERAS
+    rows = fidelity.run(
+        fidelity.FidelityConfig(
+            foreign, (str(tmp_path / "world"),), split="validation", chunks=2, cache=tmp_path / "cache",
+            out=tmp_path / "fidelity.json",
+        )
+    )  # fmt: skip
+    assert {"token_l1_vs_persistence", "pixel_l1_vs_background", "ssim"} <= {row.metric for row in rows}
+    rows = interventions.run(
+        interventions.InterventionsConfig(
+            foreign, world=str(tmp_path / "world"), split="all", chunks=1, cache=tmp_path / "cache",
+            out=tmp_path / "interventions.json",
+        )
+    )  # fmt: skip
+    assert {"own_actions_nearer", "action_effect"} <= {row.metric for row in rows}
