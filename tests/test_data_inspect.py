@@ -412,8 +412,8 @@ def test_other_formats_are_converted_first(tmp_path: Path, monkeypatch: pytest.M
     found(report.problems, "no success is noted")
     assert (report.cameras[0].height, report.cameras[0].width) == (24, 32)
     assert report.commands == [
-        f"rla-gym data convert {tmp_path}/mine.test --out data/mine.test",
-        "rla-gym train data/mine.test --out worlds/mine.test --fit letterbox --action-scale minmax "
+        f"rla-gym data convert {tmp_path}/mine.test --out data/mine",
+        "rla-gym train data/mine --out worlds/mine --fit letterbox --action-scale minmax "
         "--success goal_frames",
     ]
     assert (tmp_path / "out/contact_sheet.png").is_file()

@@ -93,7 +93,7 @@ def test_round_trip_keeps_actions_exactly_and_frames_closely(dataset: EpisodeDat
 
 
 def test_dataset_says_what_it_holds(dataset: EpisodeDataset) -> None:
-    assert (dataset.fps, dataset.instruction, dataset.camera) == (20, "lift the red cube", CAMERA)
+    assert (dataset.fps, dataset.instruction, dataset.views) == (20, "lift the red cube", (CAMERA,))
     assert (dataset.action_names, dataset.image_size) == (("x", "y", "z", "gripper"), (32, 32))
     assert dataset.lengths.dtype == np.int64
     assert dataset.lengths.tolist() == [5 + index for index in range(12)]

@@ -69,7 +69,8 @@ def inspect_data(config: InspectConfig) -> Report:
         ValueError: it is of no format that is known, or too damaged to be opened.
         OSError: ``out`` cannot be written.
     """
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(config.path).resolve().name) or "data"
+    whole = Path(config.path).resolve()
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", whole.stem if whole.is_file() else whole.name) or "data"
     out = config.out or Path("runs") / f"inspect_{name}"
     source = open_source(config.path)
     check_writable(out)

@@ -196,6 +196,22 @@ class RobosuiteEnv(PortableSpec, gym.Env[Any, np.ndarray]):
         self._check_started("restore()")
         self._open().restore(snapshot)
 
+    def set_simulator_state(self, state: np.ndarray) -> None:
+        """Put the simulation into a recorded state, for its picture; see :meth:`simulator_state`'s ``state``.
+
+        Args:
+            state: ``(D,)`` float64 with D the task's ``state_dim``.
+
+        Raises:
+            ValueError: it has another size, or is not finite.
+        """
+        self._check_started("set_simulator_state()")
+        if state.shape != (self.task.state_dim,) or not np.isfinite(state).all():
+            raise ValueError(
+                f"the state has shape {state.shape}: {self.task.name} takes ({self.task.state_dim},) finite numbers"
+            )
+        self._open().set_state(state)
+
     def render_frame(self) -> np.ndarray:
         """The picture of the present state: (size, size, 3) uint8, origin at the top left."""
         return self._open().frame()

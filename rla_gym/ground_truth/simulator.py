@@ -81,6 +81,17 @@ class Simulator:
         self._mujoco.mj_setState(self._model, self._data, saved["physics"], self._whole_state())  # with its warm start
         self._values_before = saved["values_before"].copy()
 
+    def set_state(self, state: np.ndarray) -> None:
+        """Put the simulation into a flat state ``(D,)`` as :meth:`state` gives it: time, positions, velocities.
+
+        What controllers remember stays as it is: this is for pictures of states, not for going on from them.
+        """
+        positions = 1 + self._model.nq
+        self._data.time = state[0]
+        self._data.qpos[:], self._data.qvel[:] = state[1:positions], state[positions:]
+        self._mujoco.mj_forward(self._model, self._data)
+        self._values_before = self.proprioceptive_values()
+
     def _controllers(self) -> list[Any]:
         """What remembers something from one control step to the next: goals, and how far the gripper is."""
         robot = self._env.robots[0]

@@ -143,8 +143,8 @@ class EpisodeWriter:
         columns: Mapping[str, np.ndarray],
         *,
         kind: str,
-        success: bool,
-        seed: int,
+        success: bool | None,
+        seed: int | None,
     ) -> None:
         """Writes one episode of T steps; after an interruption at any point it is either complete or absent.
 
@@ -154,8 +154,8 @@ class EpisodeWriter:
             actions: (T, A), stored as float32.
             columns: name -> (T, *shape), exactly the names given to the constructor.
             kind: how the episode was made, such as "expert" or "near_miss".
-            success: whether the task was done at the episode's end.
-            seed: from which the episode was made, in the range of int64.
+            success: whether the task was done at the episode's end; None where nobody knows, for all episodes.
+            seed: from which the episode was made, in the range of int64; None for what was made from none.
 
         Raises ValueError if an argument does not fit the dataset or the episode is there already.
         """
@@ -173,8 +173,8 @@ class EpisodeWriter:
         statistics[self.camera] = image_statistics(frames)
         footer = {
             "kind": kind,
-            "success": bool(success),
-            "seed": int(seed),
+            "success": None if success is None else bool(success),
+            "seed": None if seed is None else int(seed),
             "split": split_of(index),
             "length": length,
             "from_index": 0,
@@ -317,7 +317,7 @@ class EpisodeWriter:
         actions: np.ndarray,
         columns: Mapping[str, np.ndarray],
         kind: str,
-        seed: int,
+        seed: int | None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The frames and the table's own columns, checked and cast."""
         if index < 0:
@@ -326,7 +326,7 @@ class EpisodeWriter:
             raise ValueError(f"episode {index} is in {self.root} already; ask has({index}) before making it")
         if not kind:
             raise ValueError(f"kind of episode {index} is empty; name how it was made, such as 'expert'")
-        if not -(2**63) <= seed < 2**63:
+        if seed is not None and not -(2**63) <= seed < 2**63:
             raise ValueError(f"seed of episode {index} is {seed}; it must fit into int64")
         frames = np.asarray(frames)
         shape = (*self.image_size, 3)
@@ -431,7 +431,8 @@ class EpisodeWriter:
         }
         for name, statistics in footer["stats"].items():
             row |= {f"stats/{name}/{statistic}": value for statistic, value in statistics.items()}
-        return row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+        row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+        return {name: value for name, value in row.items() if value is not None}  # what nobody knows has no column
 
     def _write_tasks(self) -> None:
         # The layout stores tasks as a pandas frame whose index is the task: its metadata restores that index.

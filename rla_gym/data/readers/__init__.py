@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rla_gym.data.lerobot_folder import LeRobotFolder
+from rla_gym.data.readers.arrays import ArrayEpisodes
+from rla_gym.data.readers.simulator_states import SimulatorStates
+from rla_gym.data.readers.videos import VideoFolder
 from rla_gym.data.source import Source
 
-READERS: tuple[type[Source], ...] = (LeRobotFolder,)
+READERS: tuple[type[Source], ...] = (LeRobotFolder, SimulatorStates, ArrayEpisodes, VideoFolder)
 """In the order in which they are asked whether they recognise a path."""
 
 
