@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +35,13 @@ def foreign_frames(index: int, length: int, camera: str) -> np.ndarray:
     return frames
 
 
-def write_foreign(root: Path, *, version: str = "v3.0", episodes: int = 12, length: int = 24) -> Path:
-    """Write the dataset in the layout of v3.0 (all episodes in one table and one video) or of v2.1 (one file each)."""
+def write_foreign(
+    root: Path, *, version: str = "v3.0", episodes: int = 12, length: int = 24, tasks: tuple[str, ...] = ("press",)
+) -> Path:
+    """Write the dataset in the layout of v3.0 (all episodes in one table and one video) or of v2.1 (one file each).
+
+    Its episodes show one task after the other.
+    """
     (root / "meta").mkdir(parents=True)
     older = version.startswith("v2")
     for camera in CAMERAS:
@@ -55,15 +61,18 @@ def write_foreign(root: Path, *, version: str = "v3.0", episodes: int = 12, leng
             path = root / f"data/chunk-{index // 8:03d}/episode_{index:06d}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table, path)
-        lines = [{"episode_index": index, "tasks": ["press"], "length": length} for index in range(episodes)]
+        shown = [[tasks[index % len(tasks)]] for index in range(episodes)]
+        lines = [{"episode_index": index, "tasks": words, "length": length} for index, words in enumerate(shown)]
         (root / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-        (root / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "press"}) + "\n")
+        numbered = [json.dumps({"task_index": index, "task": words}) for index, words in enumerate(tasks)]
+        (root / "meta/tasks.jsonl").write_text("\n".join(numbered) + "\n")
     else:
         (root / "data/chunk-000").mkdir(parents=True)
         pq.write_table(pa.concat_tables(tables), root / "data/chunk-000/file-000.parquet")
         (root / "meta/episodes/chunk-000").mkdir(parents=True)
-        pq.write_table(_episodes(episodes, length), root / "meta/episodes/chunk-000/file-000.parquet")
-        pq.write_table(pa.table({"task_index": [0], "task": ["press"]}), root / "meta/tasks.parquet")
+        pq.write_table(_episodes(episodes, length, tasks), root / "meta/episodes/chunk-000/file-000.parquet")
+        table = pa.table({"task_index": list(range(len(tasks))), "task": list(tasks)})
+        pq.write_table(table, root / "meta/tasks.parquet")
     (root / "meta/info.json").write_text(json.dumps(_info(version, episodes, length)))
     return root
 
@@ -83,8 +92,9 @@ def _table(index: int, length: int) -> pa.Table:
     )
 
 
-def _episodes(episodes: int, length: int) -> pa.Table:
-    columns: dict[str, list[int | float]] = {
+def _episodes(episodes: int, length: int, tasks: tuple[str, ...]) -> pa.Table:
+    columns: dict[str, list[Any]] = {
+        "tasks": [[tasks[index % len(tasks)]] for index in range(episodes)],
         "episode_index": list(range(episodes)), "length": [length] * episodes, "data/chunk_index": [0] * episodes,
         "data/file_index": [0] * episodes, "dataset_from_index": [index * length for index in range(episodes)],
     }  # fmt: skip

@@ -413,8 +413,7 @@ def test_other_formats_are_converted_first(tmp_path: Path, monkeypatch: pytest.M
     assert (report.cameras[0].height, report.cameras[0].width) == (24, 32)
     assert report.commands == [
         f"rla-gym data convert {tmp_path}/mine.test --out data/mine",
-        "rla-gym train data/mine --out worlds/mine --fit letterbox --action-scale minmax "
-        "--success goal_frames",
+        "rla-gym train data/mine --out worlds/mine --fit letterbox --action-scale minmax --success goal_frames",
     ]
     assert (tmp_path / "out/contact_sheet.png").is_file()
 

@@ -81,6 +81,19 @@ def test_missing_episodes_can_be_left_out_and_the_others_stay_where_they_are(tmp
         assert {rest.numbers[index] for index in rest.split(split)} == before
 
 
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_one_task_of_several_can_be_read_alone(version: str, tmp_path: Path) -> None:
+    root = write_foreign(tmp_path / "arm", version=version, episodes=10, tasks=("press", "wave"))
+    both = EpisodeDataset(root, camera="front")
+    assert (both.instructions, len(both)) == (["press", "wave"], 10)
+    wave = EpisodeDataset(root, camera="front", reading=DataReading(instruction="wave"))
+    assert (wave.instruction, wave.numbers) == ("wave", [1, 3, 5, 7, 9])
+    np.testing.assert_array_equal(wave.episode(2).actions, both.episode(5).actions)
+    np.testing.assert_array_equal(wave.frames(2), both.frames(5))
+    with pytest.raises(ValueError, match="no episode of the task 'push', but of 'press', 'wave'"):
+        EpisodeDataset(root, camera="front", reading=DataReading(instruction="push"))
+
+
 # ---- actions
 
 

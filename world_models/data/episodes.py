@@ -79,7 +79,8 @@ class EpisodeDataset:
         root: Path of the folder.
         reading: as given.
         fps: frames (and actions) per second, float.
-        instruction: the (first) task in words.
+        instructions: the tasks in words.
+        instruction: the one that is read, or the first of them.
         action_names: one name per action dimension that is read; empty if the dataset has no actions.
         view_sizes: (height, width) of each view as it is read, in pixels.
         image_size: (height, width) of a frame, in pixels; as wide as all views together.
@@ -112,8 +113,11 @@ class EpisodeDataset:
         self._info = read_info(self.root, self.reading)
         self.fps, self.cameras = self._info.fps, self._info.cameras
         self.views = self._info.choose_cameras(names_of(camera), names_of(usual_camera))
-        self.instruction = read_instructions(self._info)[0]
-        self._rows = self._present(read_rows(self._info, self.views))
+        self.instructions = read_instructions(self._info)
+        self.instruction = self.reading.instruction or self.instructions[0]
+        rows = read_rows(self._info, self.views)
+        self._starts = self._first_rows(rows)
+        self._rows = self._present(self._of_task(rows))
         self.numbers = [int(row["episode_index"]) for row in self._rows]
         self.lengths = np.array([row["length"] for row in self._rows], np.int64)
         self.num_frames = int(self.lengths.sum())
@@ -292,6 +296,17 @@ class EpisodeDataset:
             fingerprints.append(digest.hexdigest())
         return fingerprints
 
+    def _of_task(self, rows: list[Row]) -> list[Row]:
+        """The rows of the task that is read; ValueError where there is none."""
+        wanted = self.reading.instruction
+        chosen = [row for row in rows if wanted is None or wanted in (row.get("tasks") or ())]
+        if not chosen:
+            raise ValueError(
+                f"{self.root} has no episode of the task {wanted!r}, but of {', '.join(map(repr, self.instructions))}; "
+                "pass one of these by --instruction"
+            )
+        return chosen
+
     def _present(self, rows: list[Row]) -> list[Row]:
         """The rows of those episodes that are read; FileNotFoundError where files of all are missing."""
         if not self.reading.skip_missing:
@@ -325,15 +340,19 @@ class EpisodeDataset:
         return successes
 
     def _read_places(self) -> list[EpisodeRows]:
-        """Where each episode's rows lie; row 0 of a data file has the lowest dataset index in it."""
-        starts: dict[Path, int] = {}
-        for index, row in enumerate(self._rows):
-            path, start = self._data_path(index), row["dataset_from_index"]
-            starts[path] = min(start, starts.get(path, start))
+        """Where each episode's rows lie."""
         return [
-            EpisodeRows(self.numbers[index], row["dataset_from_index"] - starts[self._data_path(index)], row["length"])
-            for index, row in enumerate(self._rows)
+            EpisodeRows(number, row["dataset_from_index"] - self._starts[self._data_of(row)], row["length"])
+            for number, row in zip(self.numbers, self._rows, strict=True)
         ]
+
+    def _first_rows(self, rows: list[Row]) -> dict[Path, int]:
+        """Dataset index of row 0 of each data file, the lowest of its episodes, also of those that are left out."""
+        starts: dict[Path, int] = {}
+        for row in rows:
+            path, start = self._data_of(row), row["dataset_from_index"]
+            starts[path] = min(start, starts.get(path, start))
+        return starts
 
     @cached_property
     def _positions(self) -> dict[int, int]:

@@ -29,6 +29,7 @@ class DataReading:
         success: "labels" takes an episode's label (False where the dataset has none), "goal_frames" takes every episode
             for a demonstration that ends in success.
         skip_missing: leave out episodes whose files are missing.
+        instruction: the task in words whose episodes are read, of a dataset with several; None for all.
 
     Raises:
         ValueError: the size is out of its range, or there is no way to fit frames to it.
@@ -42,6 +43,7 @@ class DataReading:
     frame_size: int | None = None
     success: SuccessName = "labels"
     skip_missing: bool = False
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, frame_size=(4, 2048))

@@ -32,6 +32,7 @@ class AskedReading:
             ``none``; None for minmax where there are actions outside. Dimensions that hardly move are left out.
         success: ``labels`` of episodes, or ``goal_frames``: every episode is a demonstration, and its last frame the
             goal; None for labels where there are any.
+        instruction: the task in words whose episodes are read, of a dataset with several; None for all.
         proprioception: put proprioception into the state, where the dataset has it.
     """
 
@@ -42,6 +43,7 @@ class AskedReading:
     frame_size: int | None = None
     action_scale: ScaleName | None = None
     success: SuccessName | None = None
+    instruction: str | None = None
     proprioception: bool = True
 
 
@@ -65,12 +67,11 @@ def choose_reading(
     Raises:
         FileNotFoundError, ValueError: the data are not as they must be, see :class:`EpisodeDataset`.
     """
-    reading = DataReading(asked.action_column, asked.state_column, skip_missing=asked.skip_missing)
+    reading = DataReading(asked.action_column, asked.state_column)
     if before is not None:
         columns = asked.action_column or before.action_column, asked.state_column or before.state_column
-        reading = replace(
-            before, action_column=columns[0], state_column=columns[1], success="labels", skip_missing=asked.skip_missing
-        )
+        reading = replace(before, action_column=columns[0], state_column=columns[1], success="labels")
+    reading = replace(reading, skip_missing=asked.skip_missing, instruction=asked.instruction)
     dataset = EpisodeDataset(root, camera=camera, usual_camera=usual_camera, reading=reading)
     notes: list[str] = []
     if before is None:
@@ -87,6 +88,9 @@ def choose_reading(
                     "--fit stretch are other ways"
                 )
         reading = changed
+    if len(dataset.instructions) > 1 and asked.instruction is None:
+        words = ", ".join(map(repr, dataset.instructions[:5]))
+        notes.append(f"{len(dataset.instructions)} tasks are learned as one ({words}); --instruction chooses one")
     success = asked.success or ("labels" if dataset.labelled or not len(dataset.action_names) else "goal_frames")
     if success == "goal_frames" and asked.success is None:
         notes.append(
