@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from rla_gym.data.lerobot_folder import LeRobotFolder
-from rla_gym.data.readers.arrays import Arrays
-from rla_gym.data.readers.robomimic import Robomimic
-from rla_gym.data.readers.robosuite_demonstrations import RobosuiteDemonstrations
-from rla_gym.data.readers.videos import Videos
+from rla_gym.data.readers.arrays import ArrayEpisodes
+from rla_gym.data.readers.simulator_states import SimulatorStates
+from rla_gym.data.readers.videos import VideoFolder
 from rla_gym.data.source import Source
 
-READERS: tuple[type[Source], ...] = (LeRobotFolder, Robomimic, RobosuiteDemonstrations, Arrays, Videos)
-"""In the order in which they are asked whether they recognise a path: what is more special comes first."""
+READERS: tuple[type[Source], ...] = (LeRobotFolder, SimulatorStates, ArrayEpisodes, VideoFolder)
+"""In the order in which they are asked whether they recognise a path."""
 
 
 def open_source(path: Path) -> Source:

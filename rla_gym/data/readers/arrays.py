@@ -1,248 +1,194 @@
-"""Arrays by their names: HDF5 or NPZ files of one episode each, or an HDF5 file whose groups are episodes.
-
-ALOHA's files are among them: ``action``, ``observations/qpos`` and ``observations/images/<camera>``.
-"""
+"""Episodes as arrays in HDF5 or NPZ files: robomimic's, ALOHA's, and any others whose names can be guessed."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from rla_gym.data.problem_list import ProblemList
-from rla_gym.data.readers import hdf5, npz
-from rla_gym.data.readers.episode_shapes import EpisodeShape, check_shapes
-from rla_gym.data.readers.pictures import size_of
+from rla_gym.data.array_tree import HDF5_SUFFIXES, NPZ_SUFFIX, ArrayPlace, groups_of, natural, opened
 from rla_gym.data.source import Problem, Source, SourceEpisode, SourceFacts
-from world_models.data.column_names import guess
-from world_models.data.labels import read_labels
 
-ACTIONS = ("action", "actions")
-STATES = ("observations/qpos", "observation/qpos", "qpos", "observations/state", "observation/state", "obs/state",
-          "state", "states", "proprio")  # fmt: skip
-SUCCESS = ("success", "is_success", "successes", "next.success")
-PICTURES = frozenset({"images", "image", "rgb", "frames", "pixels"})
-"""In the name of a dataset of compressed pictures; pictures as arrays are known by their shape."""
-_HDF5 = (".hdf5", ".h5", ".hdf")
-_NPZ = (".npz",)
+_ACTIONS = ("action", "actions")
+_STATES = ("qpos", "state", "proprio", "proprioception", "joint_positions", "robot_state")
+_ROBOMIMIC_STATE = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+_SUCCESS = ("success", "is_success", "successes")
+_FOLDERS_OF_PICTURES = ("images", "image", "rgb")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where an episode lies: in a file, under a group's name ("" for all of the file)."""
-
-    path: Path
-    group: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.group.rsplit("/", 1)[-1] or self.path.stem
-
-
-@dataclass(frozen=True)
-class _Array:
-    """Shape and dtype of an array in a file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-class Arrays(Source):
-    """Episodes of arrays; which is which is guessed by names and shapes.
+class ArrayEpisodes(Source):
+    """An HDF5 file of episodes, or a folder of HDF5 or NPZ files with one or more each.
 
     Args:
-        path: of a file, or of a folder of files of one episode each.
-
-    Raises:
-        ValueError: a file is damaged.
+        path: of the file or the folder.
     """
 
     format = "HDF5 or NPZ arrays"
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        files = _files(path) if path.is_dir() else [path]
-        self._places = _places_in(path) if files == [path] else [_Place(file) for file in files]
-
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether it is an HDF5 or NPZ file, or a folder with one of these right inside."""
-        if path.is_dir():
-            return bool(_files(path))
-        return hdf5.has_signature(path) or (path.suffix.lower() in _NPZ and zipfile.is_zipfile(path))
+        """Whether it is an HDF5 file, or a folder with HDF5 or NPZ files."""
+        return path.suffix.lower() in (*HDF5_SUFFIXES, NPZ_SUFFIX) if path.is_file() else bool(_files(path))
+
+    @cached_property
+    def places(self) -> list[ArrayPlace]:
+        """Where each episode lies."""
+        found = []
+        for file in [self.path] if self.path.is_file() else _files(self.path):
+            groups = [""] if file.suffix.lower() == NPZ_SUFFIX else groups_of(file)[0]
+            found += [ArrayPlace(file, group) for group in groups]
+        return found
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """What stands above the episodes of the first file, such as robomimic's ``env_args``."""
+        file = self.places[0].file
+        return {} if file.suffix.lower() == NPZ_SUFFIX else groups_of(file)[1]
 
     def facts(self) -> SourceFacts:
-        """What names and shapes say; the rate is the attribute or array ``fps``, where there is one."""
-        shapes = self._shapes
-        cameras = sorted({camera for shape in shapes for camera in shape.pictures}, key=hdf5.natural_order)
-        actions = next((shape.actions for shape in shapes if shape.actions is not None), (0, 0))
-        state = next((shape.state for shape in shapes if shape.state is not None), (0, 0))
-        return SourceFacts(
-            len(self._places), _rate(self._places[0]) if self._places else None, tuple(cameras),
-            tuple(f"action_{i}" for i in range(actions[1])), tuple(f"state_{i}" for i in range(state[1])),
-            self._chosen,
-        )  # fmt: skip
-
-    def problems(self) -> list[Problem]:
-        """What was not found by its name, and what does not go together."""
-        found = ProblemList()
-        shapes = self._shapes
-        names = ", ".join(self._entries[0]) if self._entries else "nothing"
-        if not self._places:
-            found.add(f"{self.path} has no episode", "give a file with one group per episode, or one file for each")
-        elif not any(shape.pictures for shape in shapes):
-            found.add(
-                f"{self.path} has no pictures, (T, H, W, 3) uint8; its first episode holds {names}",
-                "record with pictures, or store them as that",
-            )
-        elif not any(shape.actions for shape in shapes):
-            what = f"{self.path} has no actions; its first episode holds {names}"
-            found.add(what, f"call them {' or '.join(ACTIONS)}; without actions no world can be trained", stops=False)
-        check_shapes(shapes, found)
-        return found.problems()
-
-    def episode(self, index: int) -> SourceEpisode:
-        """Episode ``index``, in the order of the numbers in names.
-
-        Raises:
-            IndexError: there is no such episode.
-            ValueError: its numbers are damaged.
-        """
-        place, entries = self._places[index], self._entries[index]
-        values = {
-            key: None if (name := guess(names, entries)) is None else _numbers(place, name)
-            for key, names in (("actions", ACTIONS), ("state", STATES), ("success", SUCCESS))
-        }
-        frames = {camera: partial(_pictures, place, name) for camera, name in _cameras(entries).items()}
-        return SourceEpisode(
-            place.name, frames, values["actions"], values["state"], _label(values["success"], place)
-        )  # fmt: skip
+        """What the first episode holds; the others are expected to hold the same."""
+        with opened(self.places[0]) as arrays:
+            actions, state, pictures = _actions(arrays), _state(arrays), _pictures(arrays)
+        of_actions, of_state = (
+            tuple(f"{name}_{index}" for index in range(0 if values is None else values.shape[1]))
+            for name, values in (("action", actions), ("state", state))
+        )
+        details = {name: str(self.environment[name]) for name in ("env_name",) if name in self.environment}
+        return SourceFacts(len(self.places), self.fps, tuple(pictures), of_actions, of_state, details)
 
     @cached_property
-    def _entries(self) -> list[dict[str, _Array]]:
-        """Name -> shape and dtype of everything in each episode."""
-        return [_read_entries(place) for place in self._places]
-
-    @cached_property
-    def _shapes(self) -> list[EpisodeShape]:
-        shapes = []
-        for place, entries in zip(self._places, self._entries, strict=True):
-            cameras = _cameras(entries)
-            sizes = {camera: size_of(entries[name].shape, entries[name].dtype) for camera, name in cameras.items()}
-            shapes.append(
-                EpisodeShape(
-                    place.name, _rows_and_width(entries, ACTIONS), _rows_and_width(entries, STATES),
-                    {camera: entries[name].shape[0] for camera, name in cameras.items()},
-                    {camera: size for camera, size in sizes.items() if size is not None},
-                )
-            )  # fmt: skip
-        return shapes
+    def environment(self) -> Mapping[str, Any]:
+        """robomimic's description of its simulator; empty where there is none."""
+        try:
+            content = json.loads(str(self.attributes.get("env_args", "{}")))
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
 
     @property
-    def _chosen(self) -> dict[str, str]:
-        """Which arrays are taken for what, in words."""
-        entries = self._entries[0] if self._entries else {}
-        chosen = {"actions": guess(ACTIONS, entries), "state": guess(STATES, entries)}
-        return {what: name for what, name in chosen.items() if name is not None}
+    def fps(self) -> float | None:
+        """Rate by the attributes, where they say it."""
+        arguments = self.environment.get("env_kwargs")
+        rate = arguments.get("control_freq") if isinstance(arguments, dict) else self.attributes.get("fps")
+        return float(rate) if isinstance(rate, int | float | np.integer | np.floating) and rate > 0 else None
+
+    def problems(self) -> list[Problem]:
+        """What the first episode lacks, and the episodes that hold other arrays than it."""
+        with opened(self.places[0]) as arrays:
+            first, names = _outline(arrays), sorted(arrays)
+        found = []
+        if first[0] is None:
+            what = f"no array of {self.places[0].file.name} is called action or actions, but {', '.join(names)[:200]}"
+            found.append(Problem(what, "rename the array of actions"))
+        if not first[2]:
+            found.append(Problem(f"no array of {self.places[0].file.name} holds pictures (T, H, W, 3)", "record some"))
+        if self.fps is None:
+            found.append(
+                Problem("the files do not say how many frames a second has", "--fps of `rla-gym data convert`")
+            )
+            found[-1] = Problem(found[-1].what, found[-1].fix, stops=False)
+        others = []
+        for place in self.places[1:]:
+            try:
+                with opened(place) as arrays:
+                    if _outline(arrays) != first:
+                        others.append(place.name)
+            except ValueError as error:
+                found.append(Problem(str(error), "leave the file out, or fetch it again"))
+        if others:
+            what = f"{len(others)} episodes hold other arrays than the first: {', '.join(others[:8])}"
+            found.append(Problem(what, "convert those of one shape from a folder of their own"))
+        return found
+
+    def episode(self, index: int) -> SourceEpisode:
+        """Episode ``index``; see :class:`rla_gym.data.source.Source`."""
+        place = self.places[index]
+        with opened(place) as arrays:
+            actions, state, cameras = _actions(arrays), _state(arrays), list(_pictures(arrays))
+            success = _success(arrays)
+        lengths = {len(values) for values in (actions, state) if values is not None}
+        if len(lengths) > 1:
+            raise ValueError(f"{place.file}, {place.name}: {sorted(lengths)} rows of actions and state; cut them alike")
+        frames: dict[str, Callable[[], Iterator[np.ndarray]]] = {
+            camera: partial(_read_pictures, place, camera) for camera in cameras
+        }
+        return SourceEpisode(place.name, frames, actions, state, success)
 
 
 def _files(folder: Path) -> list[Path]:
-    """The HDF5 files right inside a folder, else its NPZ files, in the order of the numbers in their names."""
-    for endings in (_HDF5, _NPZ):
-        files = [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file()
-        ]
-        if files:
-            return sorted(files, key=lambda path: hdf5.natural_order(path.name))
-    return []
+    if not folder.is_dir():
+        return []
+    suffixes = (*HDF5_SUFFIXES, NPZ_SUFFIX)
+    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: natural(path.name))
 
 
-def _places_in(path: Path) -> list[_Place]:
-    """The episodes of one file: all of it, or the groups right inside it or inside ``data``."""
-    if not hdf5.has_signature(path):
-        return [_Place(path)]
-    with hdf5.opened(path) as file:
-        if _is_episode(hdf5.datasets(file)):
-            return [_Place(path)]
-        inside = "data" if hdf5.member(file, "data") is not None else ""
-        group = hdf5.member(file, inside) if inside else file
-        names = [f"{inside}/{name}".lstrip("/") for name in hdf5.subgroups(group)]
-        return [_Place(path, name) for name in names if _is_episode(hdf5.datasets(hdf5.member(file, name)))]
+def _named(arrays: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The first array whose last word is one of the names, in their order; shallow ones first."""
+    by_depth = sorted(arrays, key=lambda name: name.count("/"))
+    return next((array for name in names for array in by_depth if array.rsplit("/", 1)[-1] == name), None)
 
 
-def _is_episode(entries: Mapping[str, Any]) -> bool:
-    """Whether actions stand under one of their names, and are not those of an episode further inside."""
-    return guess(ACTIONS, entries) is not None or any("/" not in name for name in _cameras(entries).values())
-
-
-def _read_entries(place: _Place) -> dict[str, _Array]:
-    if not hdf5.has_signature(place.path):
-        return {name: _Array(*header) for name, header in npz.headers(place.path).items()}
-    with hdf5.opened(place.path) as file:
-        group = hdf5.member(file, place.group) if place.group else file
-        return {name: _Array(dataset.shape, dataset.dtype) for name, dataset in hdf5.datasets(group).items()}
-
-
-def _cameras(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Camera -> name of its array: what has the shape of pictures, or bytes under a name of pictures."""
-    names = [
-        name
-        for name, array in entries.items()
-        if size_of(array.shape, array.dtype)
-        or (len(array.shape) == 2 and array.dtype == np.uint8 and PICTURES & set(name.split("/")))
-    ]
-    last = [name.rsplit("/", 1)[-1] for name in names]
-    return {short if last.count(short) == 1 else name.replace("/", "."): name for short, name in zip(last, names)}
-
-
-def _rows_and_width(entries: Mapping[str, _Array], names: tuple[str, ...]) -> tuple[int, int] | None:
-    name = guess(names, entries)
-    if name is None or not entries[name].shape:
+def _numbers(arrays: Mapping[str, Any], name: str | None) -> np.ndarray | None:
+    """An array as ``(T, D)`` float64; None for none, and for what holds no numbers."""
+    if name is None:
         return None
-    return entries[name].shape[0], int(np.prod(entries[name].shape[1:]))
+    values = np.asarray(arrays[name][()])
+    return values.reshape(len(values), -1).astype(np.float64) if values.ndim and values.dtype.kind in "biuf" else None
 
 
-def _numbers(place: _Place, name: str) -> np.ndarray:
-    if not hdf5.has_signature(place.path):
-        return npz.table(place.path, name)
-    with hdf5.opened(place.path) as file:
-        group = hdf5.member(file, place.group) if place.group else file
-        if not hdf5.member(group, name).shape:  # a label of the whole episode
-            return np.array([[float(hdf5.member(group, name)[()])]])
-        return hdf5.table(group, name)
+def _actions(arrays: Mapping[str, Any]) -> np.ndarray | None:
+    return _numbers(arrays, _named(arrays, _ACTIONS))
 
 
-def _pictures(place: _Place, name: str) -> Iterator[np.ndarray]:
-    if hdf5.has_signature(place.path):
-        return hdf5.pictures(place.path, f"{place.group}/{name}".lstrip("/"))
-    return npz.pictures(place.path, name)
+def _state(arrays: Mapping[str, Any]) -> np.ndarray | None:
+    """Proprioception: one array by its name, or robomimic's hand and gripper together."""
+    parts = [_numbers(arrays, _named(arrays, (name,))) for name in _ROBOMIMIC_STATE]
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given, axis=1) if given else _numbers(arrays, _named(arrays, _STATES))
 
 
-def _rate(place: _Place) -> float | None:
-    if hdf5.has_signature(place.path):
-        with hdf5.opened(place.path) as file:
-            value = file.attrs.get("fps")
-    else:
-        value = npz.table(place.path, "fps")[0, 0] if "fps" in npz.headers(place.path) else None
-    number = np.asarray(value) if value is not None else np.zeros(0)
-    return float(number) if number.ndim == 0 and number.dtype.kind in "iuf" and number > 0 else None
+def _success(arrays: Mapping[str, Any]) -> bool | None:
+    values = _numbers(arrays, _named(arrays, _SUCCESS)) if _named(arrays, _SUCCESS) else None
+    return None if values is None or not values.size else bool(values.reshape(-1)[-1])
 
 
-def _label(values: np.ndarray | None, place: _Place) -> bool | None:
-    """Success at an episode's end, of a label for each row or one for all."""
-    if values is None or not values.size:
-        return None
-    labels, wrong = read_labels(values.reshape(-1))
-    if wrong is not None:
-        raise ValueError(
-            f"{place.path} has success {values.reshape(-1)[wrong]:g} in {place.name}; a label is true or false, or 1 "
-            "or 0: correct it"
-        )
-    return bool(labels[-1])
+def _pictures(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Arrays of pictures by the names of their cameras."""
+    found = {}
+    for name in sorted(arrays):
+        shape, kind = arrays[name].shape, arrays[name].dtype
+        folder, _, last = name.rpartition("/")
+        whole = len(shape) == 4 and kind == np.uint8 and (shape[3] == 3 or shape[1] == 3)
+        compressed = kind == np.uint8 and len(shape) == 2 and folder.rsplit("/", 1)[-1] in _FOLDERS_OF_PICTURES
+        if whole or compressed:
+            found[last.removesuffix("_image") or last] = name
+    return found
+
+
+def _outline(arrays: Mapping[str, Any]) -> tuple[int | None, int | None, tuple[tuple[str, tuple[int, ...]], ...]]:
+    """Dimensions of actions and of state, and cameras with the shape of their pictures."""
+    actions, state = _actions(arrays), _state(arrays)
+    shapes = {camera: arrays[name].shape for camera, name in _pictures(arrays).items()}
+    pictures = tuple((camera, shape[1:] if len(shape) == 4 else ()) for camera, shape in shapes.items())
+    return (*(None if values is None else values.shape[1] for values in (actions, state)), pictures)  # type: ignore[return-value]
+
+
+def _read_pictures(place: ArrayPlace, camera: str) -> Iterator[np.ndarray]:
+    """Pictures ``(H, W, 3)`` uint8 RGB one after the other; compressed ones as Pillow decodes them."""
+    with opened(place) as arrays:
+        stored = arrays[_pictures(arrays)[camera]]
+        for row in range(stored.shape[0]):
+            picture = np.asarray(stored[row])
+            if picture.ndim == 1:
+                try:
+                    picture = np.asarray(Image.open(io.BytesIO(picture.tobytes())).convert("RGB"))
+                except (OSError, ValueError) as error:
+                    raise ValueError(f"{place.file}, {place.name}: {camera} {row} is no picture ({error})") from error
+            yield picture if picture.shape[-1] == 3 else np.ascontiguousarray(picture.transpose(1, 2, 0))

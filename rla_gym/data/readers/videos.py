@@ -1,171 +1,143 @@
-"""A folder of mp4 files, one episode each, with or without a table of actions beside each."""
+"""A folder of videos, one for each episode, with a table of actions beside each, or without."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
-from rla_gym.data.lerobot_videos import VideoHeader, read_header
-from rla_gym.data.problem_list import ProblemList
-from rla_gym.data.readers.action_tables import TABLES, ActionTable, read_table
-from rla_gym.data.readers.episode_shapes import EpisodeShape, check_shapes
-from rla_gym.data.readers.hdf5 import natural_order
+from rla_gym.data.array_tree import natural
 from rla_gym.data.source import Problem, Source, SourceEpisode, SourceFacts
 
+SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
 CAMERA = "video"
-"""The one camera of a folder of videos."""
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
-"""What an mp4 file begins with. A playlist of the same ending would make FFmpeg open what it names."""
-_SAME_RATE = 0.01
-"""Rates that differ by a smaller share are the same."""
+_STATE = "state_"
 
 
-class Videos(Source):
-    """Videos in a folder, in the order of the numbers in their names.
+class VideoFolder(Source):
+    """Videos in a folder; ``pick_3.mp4`` has its actions in ``pick_3.csv`` or ``pick_3.npy``, a row for each picture.
 
-    The table of ``pick_1.mp4`` is ``pick_1.csv``, ``.parquet`` or ``.npy``, a row per picture; see
-    :func:`rla_gym.data.readers.action_tables.read_table`.
+    A table's first line names its columns. Those that begin with ``state_`` are proprioception, the others actions.
 
     Args:
         path: of the folder.
     """
 
-    format = "folder of mp4 files"
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._videos = _videos_in(path)
+    format = "folder of videos"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether it is a folder with an mp4 file right inside."""
-        return path.is_dir() and bool(_videos_in(path))
+        """Whether videos lie in the folder itself."""
+        return path.is_dir() and bool(_videos(path))
+
+    @cached_property
+    def videos(self) -> list[Path]:
+        """The videos by the order of the numbers in their names."""
+        return _videos(self.path)
 
     def facts(self) -> SourceFacts:
-        """What the headers of the videos and of the tables say; the rate is None where videos differ."""
-        rates = [header.fps for header in self._headers if isinstance(header, VideoHeader) and header.fps]
-        alike = bool(rates) and max(rates) <= min(rates) * (1 + _SAME_RATE)
-        tables = [table for table in self._tables if isinstance(table, ActionTable)]
-        return SourceFacts(
-            len(self._videos), rates[0] if alike else None, (CAMERA,),
-            tables[0].action_names if tables else (), tables[0].state_names if tables else (),
-            {"tables": f"{len(tables)} of {len(self._videos)}"},
-        )  # fmt: skip
+        """Rate of the first video, and columns of its table."""
+        columns, _ = _table(self.videos[0])
+        return SourceFacts(len(self.videos), _rate(self.videos[0]), (CAMERA,), *_split(columns))
 
     def problems(self) -> list[Problem]:
-        """Videos that cannot be opened, tables that are missing or do not go with them."""
-        found = ProblemList()
-        shapes = []
-        for index, (path, header) in enumerate(zip(self._videos, self._headers, strict=True)):
-            table = self._tables[index]
-            if isinstance(table, str):
-                fix = "correct the table, or leave the episodes out"
-                found.add_episode(index, "the table cannot be read", fix, first=table)
-            known = table if isinstance(table, ActionTable) else None
-            if not isinstance(header, VideoHeader):
-                fix = "encode or fetch them again, or leave the episodes out"
-                found.add_episode(index, "the video cannot be opened", fix, first=header)
+        """Tables that are missing, or have other columns, where the first video has one."""
+        found, others, missing = [], [], []
+        columns, _ = _table(self.videos[0])
+        for video in self.videos:
+            try:
+                there, _ = _table(video)
+            except ValueError as error:
+                found.append(Problem(str(error), "correct the table"))
                 continue
-            shapes.append(
-                EpisodeShape(
-                    path.name, _shape(known.actions if known else None), _shape(known.state if known else None),
-                    {CAMERA: header.pictures}, {CAMERA: (header.height, header.width)},
-                )
-            )  # fmt: skip
-        check_shapes(shapes, found)
-        names = {(t.action_names, t.state_names) for t in self._tables if isinstance(t, ActionTable)}
-        if len(names) > 1:
-            found.add(f"the tables in {self.path} name other columns in other files", "give all the same columns")
-        rates = sorted({h.fps for h in self._headers if isinstance(h, VideoHeader) and h.fps})
-        if len(rates) > 1 and rates[-1] > rates[0] * (1 + _SAME_RATE):
-            words = ", ".join(f"{rate:g}" for rate in rates[:6])
-            found.add(f"the videos in {self.path} have {words} pictures/s", "encode them alike, or in several folders")
-        if not any(self._tables):
-            what = f"{self.path} has no table of actions beside its videos"
-            fix = f"put one beside each, such as {self._videos[0].stem}.csv; without actions no world can be trained"
-            found.add(what, fix, stops=False)
-        return found.problems()
+            if columns and not there:
+                missing.append(video.stem)
+            elif there != columns:
+                others.append(video.stem)
+        if not columns:
+            what = f"no table of actions beside {self.videos[0].name}"
+            found.append(Problem(what, f"write {self.videos[0].stem}.csv, one row for each picture", stops=False))
+        if missing:
+            found.append(
+                Problem(f"{len(missing)} videos have no table: {', '.join(missing[:8])}", "add or remove them")
+            )
+        if others:
+            what = f"{len(others)} tables have other columns than {self.videos[0].stem}: {', '.join(others[:8])}"
+            found.append(Problem(what, "give all tables the same columns in the same order"))
+        return found
 
     def episode(self, index: int) -> SourceEpisode:
-        """Video ``index`` with its table.
-
-        Raises:
-            IndexError: there is no such episode.
-            ValueError: its table cannot be read.
-        """
-        path, table = self._videos[index], self._tables[index]
-        if isinstance(table, str):
-            raise ValueError(table)
-        frames = {CAMERA: partial(pictures, path)}
-        if table is None:
-            return SourceEpisode(path.name, frames)
-        return SourceEpisode(path.name, frames, table.actions, table.state, table.success)
-
-    @cached_property
-    def _headers(self) -> list[VideoHeader | str]:
-        """Each video's header, or what is wrong with it."""
-        headers: list[VideoHeader | str] = []
-        for path in self._videos:
-            try:
-                _check_mp4(path)
-                headers.append(read_header(path))
-            except (OSError, ValueError) as error:
-                headers.append(str(error))
-        return headers
-
-    @cached_property
-    def _tables(self) -> list[ActionTable | str | None]:
-        """Each video's table, None without, or what is wrong with it."""
-        tables: list[ActionTable | str | None] = []
-        for path in self._videos:
-            beside = [place for ending in TABLES if (place := path.with_suffix(ending)).is_file()]
-            try:
-                if len(beside) > 1:
-                    names = " and ".join(place.name for place in beside)
-                    raise ValueError(f"{path} has several tables, {names}; keep one")
-                tables.append(read_table(beside[0]) if beside else None)
-            except (OSError, ValueError) as error:
-                tables.append(str(error))
-        return tables
+        """Episode ``index``; see :class:`rla_gym.data.source.Source`."""
+        video = self.videos[index]
+        columns, values = _table(video)
+        frames: dict[str, Callable[[], Iterator[np.ndarray]]] = {CAMERA: partial(_read, video)}
+        if values is None:
+            return SourceEpisode(video.stem, frames)
+        of_state = np.array([column.startswith(_STATE) for column in columns], bool)
+        parts = [values[:, ~of_state], values[:, of_state]]
+        actions, state = (part if part.shape[1] else None for part in parts)
+        return SourceEpisode(video.stem, frames, actions, state)
 
 
-def pictures(path: Path) -> Iterator[np.ndarray]:
-    """The pictures of an mp4 file in order, each ``(H, W, 3)`` uint8 RGB.
+def _videos(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: natural(path.name))
+
+
+def _split(columns: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of actions, and of proprioception."""
+    actions = tuple(column for column in columns if not column.startswith(_STATE))
+    return actions, tuple(column.removeprefix(_STATE) for column in columns if column.startswith(_STATE))
+
+
+def _table(video: Path) -> tuple[list[str], np.ndarray | None]:
+    """Columns and numbers ``(T, D)`` float64 of the table beside a video; none where there is no table.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: it is no mp4, or cannot be decoded.
+        ValueError: it holds something else than numbers.
     """
-    _check_mp4(path)
+    table, array = video.with_suffix(".csv"), video.with_suffix(".npy")
+    try:
+        if table.is_file():
+            with table.open(encoding="utf-8") as file:
+                columns = [column.strip() for column in file.readline().split(",")]
+                values = np.loadtxt(file, delimiter=",", ndmin=2, dtype=np.float64)
+            if values.shape[1] != len(columns):
+                raise ValueError(f"{len(columns)} columns are named, and rows have {values.shape[1]} numbers")
+            return columns, values
+        if array.is_file():
+            values = np.load(array, allow_pickle=False).astype(np.float64)
+            values = values.reshape(len(values), -1)
+            return [f"action_{index}" for index in range(values.shape[1])], values
+    except (ValueError, OSError, EOFError, UnicodeDecodeError) as error:
+        name = table if table.is_file() else array
+        raise ValueError(
+            f"{name} is no table of numbers under a line of names: {' '.join(str(error).split())}"
+        ) from error
+    return [], None
+
+
+def _rate(video: Path) -> float | None:
+    import av  # here: looking at other formats needs none
+
+    try:
+        with av.open(os.path.abspath(video)) as container:
+            rate = container.streams.video[0].average_rate if container.streams.video else None
+            return None if rate is None else float(rate)
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{video} cannot be opened ({error}); encode or fetch it again") from error
+
+
+def _read(video: Path) -> Iterator[np.ndarray]:
     import av
 
     try:
         # An absolute path: in a relative one FFmpeg takes what stands before a colon for a protocol.
-        with av.open(os.path.abspath(path), format="mp4") as container:
-            for frame in container.decode(container.streams.video[0]):
+        with av.open(os.path.abspath(video)) as container:
+            for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be decoded ({error}); encode or fetch it again") from error
-
-
-def _check_mp4(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(8)[4:] not in _BOXES:
-            raise ValueError(f"{path} is no mp4 file, whatever its name; encode or fetch it again")
-
-
-def _videos_in(folder: Path) -> list[Path]:
-    videos = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() == ".mp4" and not path.name.startswith(".") and path.is_file()
-    ]
-    return sorted(videos, key=lambda path: natural_order(path.name))
-
-
-def _shape(values: np.ndarray | None) -> tuple[int, int] | None:
-    return None if values is None else (values.shape[0], values.shape[1])
+    except (av.error.FFmpegError, IndexError, AttributeError) as error:
+        raise ValueError(f"{video} cannot be decoded ({error}); encode or fetch it again") from error
