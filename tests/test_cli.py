@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import docstring_parser  # which tyro reads help with
 import pytest
 import torch
 
@@ -78,6 +80,19 @@ def test_members_of_a_family_exist() -> None:
         assert callable(getattr(agent, function))
     for name, (config, *_) in cli.BENCHES.items():
         assert callable(getattr(importlib.import_module(f"benchmarks.{name.replace('-', '_')}"), config))
+
+
+def test_help_has_a_line_for_every_option_of_a_config_that_lists_them() -> None:
+    """One entry that the parser of docstrings does not take, such as two names before a colon, hides all of them."""
+    configs = [("world_models.training.train", "TrainConfig"), ("rla_gym.ground_truth.collect", "CollectConfig")]
+    configs += [(module, config) for module, config, *_ in cli.DATA.values()]
+    configs += [(f"benchmarks.{name.replace('-', '_')}", config) for name, (config, *_) in cli.BENCHES.items()]
+    for module, name in configs:
+        config = getattr(importlib.import_module(module), name)
+        documentation = inspect.getdoc(config) or ""
+        if "Attributes:" in documentation:
+            listed = {entry.arg_name for entry in docstring_parser.parse(documentation).params}
+            assert set(vars(config).get("__annotations__", {})) <= listed, name
 
 
 @pytest.mark.parametrize(

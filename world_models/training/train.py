@@ -101,9 +101,19 @@ class TrainConfig(AskedReading):
             the real world should hold.
         dynamics: what is trained, one after the other; the last is the world's default in every environment. The score
             sampler needs the regression, from whose weights its training begins.
-        encoder, distillation, residual_flow, regression, score_sampler, rla_wm, rgb_decoder: the parts.
-        residual_flow_optimisation, regression_optimisation, score_sampler_optimisation, rla_optimisation,
-        latent_flow_optimisation, rgb_optimisation: their schedules.
+        encoder: the backbone that gives the features.
+        distillation: how the projection over it is trained.
+        residual_flow: sizes of these dynamics.
+        regression: sizes of these dynamics.
+        score_sampler: sizes of these dynamics.
+        rla_wm: sizes of these dynamics.
+        rgb_decoder: sizes of the decoder of pictures.
+        residual_flow_optimisation: schedule of the residual flow.
+        regression_optimisation: schedule of the regression.
+        score_sampler_optimisation: schedule of the score sampler.
+        rla_optimisation: schedule of RLA-WM's autoencoder.
+        latent_flow_optimisation: schedule of RLA-WM's flow.
+        rgb_optimisation: schedule of the decoder of pictures.
         error_optimisation: schedule of what the dynamics are taught about the errors of their own rollouts.
     """
 
