@@ -98,9 +98,10 @@ def test_one_task_of_several_can_be_read_alone(version: str, tmp_path: Path) -> 
 
 
 @given(
-    arrays(np.float64, (12, 4), elements=st.floats(-500, 500, allow_subnormal=False)), st.sampled_from(["minmax", "quantile"]),
+    arrays(np.float64, (12, 4), elements=st.floats(-500, 500, allow_subnormal=False)),
+    st.sampled_from(["minmax", "quantile"]),
     arrays(np.float64, (3, 4), elements=st.floats(-1, 1, allow_subnormal=False)),
-)  # fmt: skip
+)
 def test_a_scale_goes_there_and_back(actions: np.ndarray, method: str, asked: np.ndarray) -> None:
     if not moving_dimensions([actions]):
         with pytest.raises(ValueError, match="none of the 4 action dimensions moves"):
