@@ -201,6 +201,8 @@ def plot_calibration(rows: list[Row], path: Path) -> None:
         for number, method in enumerate(dict.fromkeys(row.method for row in chosen)):
             colour = COLOURS.get(method, f"C{number}")
             bins = [row for row in chosen if row.method == method and row.metric == "lifted_frequency"]
+            if not bins:  # of a floor, which has scores alone
+                continue
             places = [float(row.setting.rpartition("=")[2]) for row in bins]
             sizes = [10 + 120 * row.n / max(1, sum(other.n for other in bins)) for row in bins]
             reliability.plot(places, [row.value for row in bins], color=colour, linewidth=1, label=method)
