@@ -1,4 +1,4 @@
-"""Whether a dream follows the actions that it is given, told by recorded episodes alone.
+"""Whether a dream follows the actions that it is given, measured on recorded episodes alone.
 
 An episode goes on in the dream with what another episode did at the same time, and with actions of zero. Nobody knows
 where that would have led. But a dream that follows actions is nearer to the episode's own future under its own actions

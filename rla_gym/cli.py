@@ -74,7 +74,7 @@ def _collect(arguments: list[str]) -> None:
 
 DATA = {
     # name: (module, config, function, field that a leading bare word fills, what it does)
-    "inspect": ("rla_gym.data.inspect", "InspectConfig", "inspect_data", "path", "what data hold and what to mend"),
+    "inspect": ("rla_gym.data.inspect", "InspectConfig", "inspect_data", "path", "what data hold and what to fix"),
     "convert": ("rla_gym.data.convert", "ConvertConfig", "convert_data", "path", "data in other formats for training"),
 }
 

@@ -119,7 +119,7 @@ def test_a_clean_dataset_has_nothing_to_mend(good: Path, tmp_path: Path, capsys:
     assert report.trainable
     assert [problem.what for problem in report.problems] == []
     assert report.commands == [f"rla-gym train {good} --out worlds/{good.name}"]
-    assert "Nothing must be mended first" in capsys.readouterr().out
+    assert "Nothing must be fixed first" in capsys.readouterr().out
     assert report.facts.fps == 20
     assert sum(bool(episode["success"]) for episode in report.episodes) == 10
     assert report.cache_bytes == 20 * 20 * 32 * 32 * 3

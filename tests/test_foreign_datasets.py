@@ -1,4 +1,4 @@
-"""Data of others, as they are: read in place, trained on by one command, and told in the robot's own units."""
+"""Data of others, as they are: read in place, trained on by one command, and in the robot's own units."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def _pictures(episode: SourceEpisode, camera: str, config: ConvertConfig) -> np.
     pictures = list(episode.frames[camera]())
     shapes = {picture.shape for picture in pictures}
     if len(shapes) != 1:
-        raise ValueError(f"{config.path}: episode {episode.name} has pictures of shapes {sorted(shapes)}; mend it")
+        raise ValueError(f"{config.path}: episode {episode.name} has pictures of shapes {sorted(shapes)}; fix it")
     frames = np.stack(pictures)
     return frames if config.size is None else fit_array(frames, config.fit, config.size)
 

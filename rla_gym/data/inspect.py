@@ -78,7 +78,7 @@ def inspect_data(config: InspectConfig) -> Report:
     found = ProblemList()
     episodes = _read_episodes(source, facts, found)
     problems = source.problems()
-    facts = source.facts()  # what the rows have told is known by now
+    facts = source.facts()  # by now the rows have been read
     actions = describe(facts.action_names, [item.actions for item in episodes.values() if item.actions is not None])
     state = describe(facts.state_names, [item.state for item in episodes.values() if item.state is not None])
     if not isinstance(source, LeRobotFolder):

@@ -56,7 +56,7 @@ class Report:
 
     @property
     def trainable(self) -> bool:
-        """Whether nothing must be mended before a training or a conversion."""
+        """Whether nothing must be fixed before a training or a conversion."""
         return not any(problem.stops for problem in self.problems)
 
     def content(self) -> dict[str, Any]:
@@ -94,9 +94,9 @@ def print_report(report: Report) -> None:
         console.print(_problem_table(report.problems))
     stopping = sum(problem.stops for problem in report.problems)
     if stopping:
-        console.print(f"\n[bold red]{stopping} of these must be mended first.[/] Then:")
+        console.print(f"\n[bold red]{stopping} of these must be fixed first.[/] Then:")
     else:
-        console.print("\n[bold]Nothing must be mended first.[/] To go on:")
+        console.print("\n[bold]Nothing must be fixed first.[/] To go on:")
     for command in report.commands:
         console.print(f"  {escape(command)}", soft_wrap=True)
     console.print("\nWritten:")

@@ -18,7 +18,7 @@ class Problem:
     Attributes:
         what: what is wrong, with file, episode and value.
         fix: what the user can do about it, in a few words; a flag or a command where there is one.
-        stops: whether nothing can be converted or trained before it is mended; otherwise it is worth knowing.
+        stops: whether nothing can be converted or trained before it is fixed; otherwise it is worth knowing.
     """
 
     what: str
