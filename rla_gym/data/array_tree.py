@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rla_gym.data.numbered_files import natural
 
 HDF5_SUFFIXES = (".hdf5", ".h5", ".he5")
 NPZ_SUFFIX = ".npz"
@@ -80,11 +81,6 @@ def groups_of(file: Path) -> tuple[list[str], dict[str, Any]]:
             return [""], dict(opened_file.attrs)
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({' '.join(str(error).split())[:160]}); {FIX}") from error
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts "demo_2" before "demo_10"."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _datasets(group: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from rla_gym.data.readers import open_source
 from rla_gym.data.source import Source, SourceEpisode, SourceFacts
 from world_models.data.episode_writer import EpisodeWriter
+from world_models.data.episodes import STATE
 from world_models.data.frame_fit import fit_array
 from world_models.data.labels import LABEL
 from world_models.data.reading import FitName
@@ -111,7 +112,7 @@ def _writer(
 ) -> EpisodeWriter:
     columns: dict[str, tuple[int, ...]] = {}
     if first.state is not None:
-        columns["observation.state"] = (first.state.shape[1],)
+        columns[STATE] = (first.state.shape[1],)
     if first.success is not None:
         columns[LABEL] = (1,)
     key = "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in camera)
@@ -143,7 +144,7 @@ def _write(writer: EpisodeWriter, index: int, episode: SourceEpisode, frames: np
         )
     columns: dict[str, np.ndarray] = {}
     if episode.state is not None:
-        columns["observation.state"] = episode.state.astype(np.float32)
+        columns[STATE] = episode.state.astype(np.float32)
     if episode.success is not None:
         columns[LABEL] = np.arange(len(frames))[:, None] >= len(frames) - (1 if episode.success else 0)
     writer.write(

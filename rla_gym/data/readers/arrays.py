@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rla_gym.data.array_tree import HDF5_SUFFIXES, NPZ_SUFFIX, ArrayPlace, groups_of, natural, opened
+from rla_gym.data.array_tree import HDF5_SUFFIXES, NPZ_SUFFIX, ArrayPlace, groups_of, opened
+from rla_gym.data.numbered_files import numbered_files
 from rla_gym.data.source import Problem, Source, SourceEpisode, SourceFacts
 
+_SUFFIXES = (*HDF5_SUFFIXES, NPZ_SUFFIX)
 _ACTIONS = ("action", "actions")
 _STATES = ("qpos", "state", "proprio", "proprioception", "joint_positions", "robot_state")
 _ROBOMIMIC_STATE = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
@@ -34,13 +36,13 @@ class ArrayEpisodes(Source):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether it is an HDF5 file, or a folder with HDF5 or NPZ files."""
-        return path.suffix.lower() in (*HDF5_SUFFIXES, NPZ_SUFFIX) if path.is_file() else bool(_files(path))
+        return path.suffix.lower() in _SUFFIXES if path.is_file() else bool(numbered_files(path, _SUFFIXES))
 
     @cached_property
     def places(self) -> list[ArrayPlace]:
         """Where each episode lies."""
         found = []
-        for file in [self.path] if self.path.is_file() else _files(self.path):
+        for file in [self.path] if self.path.is_file() else numbered_files(self.path, _SUFFIXES):
             groups = [""] if file.suffix.lower() == NPZ_SUFFIX else groups_of(file)[0]
             found += [ArrayPlace(file, group) for group in groups]
         return found
@@ -89,10 +91,8 @@ class ArrayEpisodes(Source):
         if not first[2]:
             found.append(Problem(f"no array of {self.places[0].file.name} holds pictures (T, H, W, 3)", "record some"))
         if self.fps is None:
-            found.append(
-                Problem("the files do not say how many frames a second has", "--fps of `rla-gym data convert`")
-            )
-            found[-1] = Problem(found[-1].what, found[-1].fix, stops=False)
+            what = "the files do not say how many frames a second has"
+            found.append(Problem(what, "--fps of `rla-gym data convert`", stops=False))
         others = []
         for place in self.places[1:]:
             try:
@@ -121,14 +121,6 @@ class ArrayEpisodes(Source):
         return SourceEpisode(place.name, frames, actions, state, success)
 
 
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    suffixes = (*HDF5_SUFFIXES, NPZ_SUFFIX)
-    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
-    return sorted(found, key=lambda path: natural(path.name))
-
-
 def _named(arrays: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first array whose last word is one of the names, in their order; shallow ones first."""
     by_depth = sorted(arrays, key=lambda name: name.count("/"))
@@ -155,7 +147,7 @@ def _state(arrays: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _success(arrays: Mapping[str, Any]) -> bool | None:
-    values = _numbers(arrays, _named(arrays, _SUCCESS)) if _named(arrays, _SUCCESS) else None
+    values = _numbers(arrays, _named(arrays, _SUCCESS))
     return None if values is None or not values.size else bool(values.reshape(-1)[-1])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rla_gym.data.array_tree import natural
+from rla_gym.data.numbered_files import numbered_files
 from rla_gym.data.source import Problem, Source, SourceEpisode, SourceFacts
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
@@ -31,12 +31,12 @@ class VideoFolder(Source):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether videos lie in the folder itself."""
-        return path.is_dir() and bool(_videos(path))
+        return bool(numbered_files(path, SUFFIXES))
 
     @cached_property
     def videos(self) -> list[Path]:
         """The videos by the order of the numbers in their names."""
-        return _videos(self.path)
+        return numbered_files(self.path, SUFFIXES)
 
     def facts(self) -> SourceFacts:
         """Rate of the first video, and columns of its table."""
@@ -80,11 +80,6 @@ class VideoFolder(Source):
         parts = [values[:, ~of_state], values[:, of_state]]
         actions, state = (part if part.shape[1] else None for part in parts)
         return SourceEpisode(video.stem, frames, actions, state)
-
-
-def _videos(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    return sorted(found, key=lambda path: natural(path.name))
 
 
 def _split(columns: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
